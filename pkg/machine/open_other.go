@@ -1,0 +1,15 @@
+//go:build !linux
+
+package machine
+
+import (
+	"fmt"
+	"runtime"
+
+	"github.com/anthropics/boxlite/pkg/hv"
+)
+
+// Open returns this host's hypervisor. The caller closes it.
+func Open() (hv.Hypervisor, error) {
+	return nil, fmt.Errorf("machine: no hypervisor for %s/%s: %w", runtime.GOOS, runtime.GOARCH, hv.ErrUnsupported)
+}

@@ -1,0 +1,143 @@
+package state
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+const columns = "id, name, created_at, updated_at, options, image, status, reason, pid, pid_start, boot_id, ephemeral"
+
+// Insert adds a box. A name in use is ErrExists.
+func (s *DB) Insert(ctx context.Context, b *Box) error {
+	err := s.write(ctx, func(tx *sql.Tx) error {
+		if b.Name != "" {
+			var other string
+			err := tx.QueryRowContext(ctx, "SELECT id FROM boxes WHERE name = ?", b.Name).Scan(&other)
+			if err == nil {
+				return fmt.Errorf("%q belongs to box %s: %w", b.Name, other, ErrExists)
+			} else if !errors.Is(err, sql.ErrNoRows) {
+				return err
+			}
+		}
+		_, err := tx.ExecContext(ctx, "INSERT INTO boxes ("+columns+") VALUES (?,?,?,?,?,?,?,?,?,?,?,?)", b.values()...)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("state: add box: %w", err)
+	}
+	return nil
+}
+
+// Update changes a box in one transaction: change sees the row as it is now,
+// and an error from it changes nothing.
+func (s *DB) Update(ctx context.Context, id string, change func(*Box) error) (*Box, error) {
+	var b *Box
+	err := s.write(ctx, func(tx *sql.Tx) (err error) {
+		if b, err = scan(tx.QueryRowContext(ctx, "SELECT "+columns+" FROM boxes WHERE id = ?", id)); err != nil {
+			return err
+		}
+		before := b.Status
+		if err := change(b); err != nil {
+			return err
+		}
+		if b.Status != before {
+			b.UpdatedAt = time.Now()
+		}
+		_, err = tx.ExecContext(ctx, "REPLACE INTO boxes ("+columns+") VALUES (?,?,?,?,?,?,?,?,?,?,?,?)", b.values()...)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("state: change box %s: %w", id, err)
+	}
+	return b, nil
+}
+
+// Find returns the box with this id, name, or unique prefix of an id, in that
+// order. Prefixes are at least 4 characters.
+func (s *DB) Find(ctx context.Context, key string) (*Box, error) {
+	b, err := scan(s.db.QueryRowContext(ctx, "SELECT "+columns+" FROM boxes WHERE id = ?1 OR name = ?2 ORDER BY id = ?1 DESC", strings.ToUpper(key), key))
+	if err == nil || !errors.Is(err, ErrNotFound) {
+		return b, wrapFind(key, err)
+	}
+	if len(key) < 4 || strings.Trim(strings.ToUpper(key), "0123456789ABCDEFGHJKMNPQRSTVWXYZ") != "" {
+		return nil, wrapFind(key, ErrNotFound)
+	}
+	rows, err := s.query(ctx, "SELECT "+columns+" FROM boxes WHERE id GLOB ? LIMIT 2", strings.ToUpper(key)+"*")
+	switch {
+	case err != nil:
+		return nil, wrapFind(key, err)
+	case len(rows) == 0:
+		return nil, wrapFind(key, ErrNotFound)
+	case len(rows) > 1:
+		return nil, wrapFind(key, ErrAmbiguous)
+	}
+	return rows[0], nil
+}
+
+func wrapFind(key string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("state: find box %q: %w", key, err)
+}
+
+// List returns all boxes, newest first.
+func (s *DB) List(ctx context.Context) ([]*Box, error) {
+	rows, err := s.query(ctx, "SELECT "+columns+" FROM boxes ORDER BY id DESC")
+	if err != nil {
+		return nil, fmt.Errorf("state: list boxes: %w", err)
+	}
+	return rows, nil
+}
+
+// Delete removes a box. One that is not there is no error.
+func (s *DB) Delete(ctx context.Context, id string) error {
+	if _, err := s.db.ExecContext(ctx, "DELETE FROM boxes WHERE id = ?", id); err != nil {
+		return fmt.Errorf("state: delete box %s: %w", id, err)
+	}
+	return nil
+}
+
+func (s *DB) query(ctx context.Context, q string, args ...any) ([]*Box, error) {
+	rows, err := s.db.QueryContext(ctx, q, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out []*Box
+	for rows.Next() {
+		b, err := scan(rows)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, b)
+	}
+	return out, rows.Err()
+}
+
+func (b *Box) values() []any {
+	name := sql.NullString{String: b.Name, Valid: b.Name != ""}
+	return []any{
+		b.ID, name, b.CreatedAt.UnixMicro(), b.UpdatedAt.UnixMicro(), b.Options, b.Image,
+		b.Status, b.Reason, b.PID, int64(b.PIDStart), b.BootID, b.Ephemeral,
+	}
+}
+
+func scan(row interface{ Scan(...any) error }) (*Box, error) {
+	var b Box
+	var name sql.NullString
+	var created, updated, start int64
+	err := row.Scan(&b.ID, &name, &created, &updated, &b.Options, &b.Image, &b.Status, &b.Reason, &b.PID, &start, &b.BootID, &b.Ephemeral)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, ErrNotFound
+	} else if err != nil {
+		return nil, err
+	}
+	b.Name, b.PIDStart = name.String, uint64(start)
+	b.CreatedAt, b.UpdatedAt = time.UnixMicro(created), time.UnixMicro(updated)
+	return &b, nil
+}

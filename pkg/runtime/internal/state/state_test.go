@@ -1,0 +1,116 @@
+package state
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+	"github.com/stretchr/testify/require"
+)
+
+func open(t testing.TB, path string) *DB {
+	t.Helper()
+	db, err := Open(context.Background(), path)
+	require.NoError(t, err)
+	t.Cleanup(func() { db.Close() })
+	return db
+}
+
+func newBox(name string) *Box {
+	now := time.Now().Truncate(time.Microsecond)
+	return &Box{
+		ID: ulid.Make().String(), Name: name, CreatedAt: now, UpdatedAt: now, Options: []byte(`{"cpus":1}`),
+		Image: "alpine", Status: "configured", PID: 12, PIDStart: 1<<63 + 5, BootID: BootID(), Ephemeral: true,
+	}
+}
+
+func TestRoundTrip(t *testing.T) {
+	ctx, db := context.Background(), open(t, filepath.Join(t.TempDir(), "a % b?#.db"))
+	b := newBox("one")
+	require.NoError(t, db.Insert(ctx, b))
+	for _, key := range []string{b.ID, "one", b.ID[:20]} {
+		got, err := db.Find(ctx, key)
+		require.NoError(t, err, key)
+		require.Equal(t, b, got)
+	}
+	require.ErrorIs(t, db.Insert(ctx, newBox("one")), ErrExists)
+	require.NoError(t, db.Insert(ctx, newBox("")))
+	require.NoError(t, db.Insert(ctx, newBox("")), "boxes without a name do not clash")
+	all, err := db.List(ctx)
+	require.NoError(t, err)
+	require.Len(t, all, 3)
+	require.Equal(t, b.ID, all[2].ID, "newest first")
+
+	require.NoError(t, db.Delete(ctx, b.ID))
+	_, err = db.Find(ctx, "one")
+	require.ErrorIs(t, err, ErrNotFound)
+}
+
+func TestFind(t *testing.T) {
+	ctx, db := context.Background(), open(t, filepath.Join(t.TempDir(), "db"))
+	a, b := newBox(""), newBox("")
+	a.ID, b.ID = "01HV0000000000000000000001", "01HV0000000000000000000002"
+	b.Name = a.ID[:10] // a name wins over a prefix
+	require.NoError(t, db.Insert(ctx, a))
+	require.NoError(t, db.Insert(ctx, b))
+	for key, want := range map[string]error{
+		"01HV": ErrAmbiguous, "01H": ErrNotFound, "01HV*": ErrNotFound, "": ErrNotFound, "01hv0000000000000000000001": nil, b.Name: nil,
+	} {
+		got, err := db.Find(ctx, key)
+		require.ErrorIs(t, err, want, key)
+		if key == b.Name {
+			require.Equal(t, b.ID, got.ID)
+		}
+	}
+}
+
+func TestUpdateIsAtomic(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	ctx, first := context.Background(), open(t, path)
+	b := newBox("counter")
+	require.NoError(t, first.Insert(ctx, b))
+	const writers, rounds = 4, 25
+	var wg sync.WaitGroup
+	for range writers {
+		db := open(t, path) // a connection each, as processes have
+		wg.Go(func() {
+			for range rounds {
+				_, err := db.Update(ctx, b.ID, func(b *Box) error { b.PID++; return nil })
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	got, err := first.Find(ctx, b.ID)
+	require.NoError(t, err)
+	require.Equal(t, b.PID+writers*rounds, got.PID)
+
+	boom := errors.New("boom")
+	_, err = first.Update(ctx, b.ID, func(b *Box) error { b.Status = "lost"; return boom })
+	require.ErrorIs(t, err, boom)
+	got, err = first.Find(ctx, b.ID)
+	require.NoError(t, err)
+	require.Equal(t, "configured", got.Status)
+}
+
+func TestNewerSchemaIsRefused(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	db := open(t, path)
+	require.NoError(t, db.Insert(context.Background(), newBox("kept")))
+	require.NoError(t, db.Close())
+	raw, err := sql.Open("sqlite", path)
+	require.NoError(t, err)
+	_, err = raw.Exec(fmt.Sprintf("PRAGMA user_version = %d", schemaVersion+1))
+	require.NoError(t, err)
+	require.NoError(t, raw.Close())
+	_, err = Open(context.Background(), path)
+	require.ErrorIs(t, err, ErrNewer)
+}
