@@ -14,7 +14,7 @@ import (
 const (
 	portI8042Status = 0x64 // IBM PC keyboard controller; read: status, write: command
 	i8042Reset      = 0xfe // command: pulse the CPU's reset line
-	portCOM1        = 0x3f8
+	portCOM1        = x86.COM1Port
 	serialPorts     = 8
 )
 

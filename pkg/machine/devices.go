@@ -1,14 +1,12 @@
 package machine
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 
 	"github.com/anthropics/boxlite/pkg/boot"
 	"github.com/anthropics/boxlite/pkg/boot/x86"
-	"github.com/anthropics/boxlite/pkg/guestmem"
 	"github.com/anthropics/boxlite/pkg/hv"
 	"github.com/anthropics/boxlite/pkg/machine/serial"
 	"github.com/anthropics/boxlite/pkg/virtio"
@@ -22,19 +20,18 @@ const mmioNotify = 0x050
 type slot struct {
 	dev       virtio.Device
 	transport *mmio.Transport
-	irq       *irqLine
-	base      guestmem.GPA
-	gsi       uint32
+	irq       *irqLine // shared with every other slot on the line
+	at        boot.Device
 }
 
 func (m *Machine) addDevice(d virtio.Device, log *slog.Logger) error {
 	i := len(m.slots)
-	if i >= x86.VirtioSlots {
-		return fmt.Errorf("machine: more than %d virtio devices", x86.VirtioSlots)
+	at, err := x86.Virtio(i)
+	if err != nil {
+		return fmt.Errorf("machine: add %v: %w", d.ID(), err)
 	}
-	s := &slot{dev: d, base: x86.VirtioBase + guestmem.GPA(i*x86.VirtioSize), gsi: x86.VirtioGSI(i)}
-	var err error
-	if s.irq, err = newIRQLine(m.vm, s.gsi); err != nil {
+	s := &slot{dev: d, at: at}
+	if s.irq, err = m.irqLine(at.IRQ); err != nil {
 		return fmt.Errorf("machine: interrupt of %v: %w", d.ID(), err)
 	}
 	s.transport = mmio.New(d, m.mem, mmio.Config{
@@ -60,14 +57,12 @@ func (m *Machine) addDoorbells(s *slot) error {
 		return nil
 	}
 	for q, fd := range events.QueueEvents() {
-		if err := vm.RegisterIOEvent(fd, s.base+mmioNotify, uint32(q)); err != nil {
+		if err := vm.RegisterIOEvent(fd, s.at.Base+mmioNotify, uint32(q)); err != nil {
 			return fmt.Errorf("machine: doorbell of %v queue %d: %w", s.dev.ID(), q, err)
 		}
 	}
 	return nil
 }
-
-func (s *slot) close() error { return errors.Join(s.transport.Close(), s.irq.close()) }
 
 func (s *slot) stats() DeviceStats {
 	c := s.transport.Counters()
@@ -85,7 +80,7 @@ func (m *Machine) addSerial(out io.Writer) error {
 	}
 	m.uart = serial.New(out, func(level bool) {
 		// A line that cannot be driven shows as a mute console, not as a reason to stop the guest.
-		_ = m.vm.SetIRQ(x86.SerialGSI, level)
+		_ = m.vm.SetIRQ(x86.COM1IRQ, level)
 	})
 	m.bus.uart = m.uart
 	return nil
@@ -95,7 +90,7 @@ func (m *Machine) addSerial(out io.Writer) error {
 func (m *Machine) load(cfg *Config) (err error) {
 	p := boot.Params{Kernel: cfg.Kernel, Initrd: cfg.Initrd, Cmdline: cfg.Cmdline, CPUs: cfg.CPUs}
 	for _, s := range m.slots {
-		p.Devices = append(p.Devices, boot.Device{Base: s.base, Size: x86.VirtioSize, IRQ: s.gsi})
+		p.Devices = append(p.Devices, s.at)
 	}
 	m.entry, err = x86.Load(m.mem, p)
 	return err

@@ -10,6 +10,19 @@ type irqLine struct {
 	line eventLine
 }
 
+// irqLine returns the line of a GSI. Devices that share a line share its
+// eventfd: with one each, an edge could drown in the pulse of the other.
+func (m *Machine) irqLine(gsi uint32) (*irqLine, error) {
+	if l := m.irqs[gsi]; l != nil {
+		return l, nil
+	}
+	l, err := newIRQLine(m.vm, gsi)
+	if err == nil {
+		m.irqs[gsi] = l
+	}
+	return l, err
+}
+
 func newIRQLine(vm hv.VM, gsi uint32) (*irqLine, error) {
 	l := &irqLine{vm: vm, gsi: gsi, line: eventLine{fd: -1}}
 	if r, ok := vm.(hv.IRQEventer); ok {

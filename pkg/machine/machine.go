@@ -28,8 +28,8 @@ import (
 // Limits of a machine, for callers that check before they build one.
 const (
 	MaxCPUs      = 64
-	MinMemoryMiB = 32
-	MaxMemoryMiB = 1 << 20 // 1 TiB
+	MinMemoryMiB = x86.MinMemory >> 20
+	MaxMemoryMiB = x86.MaxMemory >> 20
 )
 
 // Config describes a machine.
@@ -57,6 +57,7 @@ type Machine struct {
 	mem   *guestmem.Memory
 	bus   bus
 	slots []*slot
+	irqs  map[uint32]*irqLine // by GSI
 	uart  *serial.UART
 	cpus  []*cpu
 	entry x86.Entry
@@ -75,7 +76,7 @@ func New(cfg Config) (_ *Machine, err error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	m := &Machine{outcome: make(chan Outcome, cfg.CPUs+1)}
+	m := &Machine{irqs: make(map[uint32]*irqLine), outcome: make(chan Outcome, cfg.CPUs+1)}
 	defer func() {
 		if err != nil {
 			m.Close()
@@ -191,7 +192,10 @@ func (m *Machine) Close() error {
 		m.cpuDone.Wait()
 		var errs []error
 		for _, s := range m.slots {
-			errs = append(errs, s.close())
+			errs = append(errs, s.transport.Close())
+		}
+		for _, l := range m.irqs {
+			errs = append(errs, l.close())
 		}
 		if m.uart != nil {
 			errs = append(errs, m.uart.Close())
