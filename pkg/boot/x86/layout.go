@@ -6,6 +6,7 @@ package x86
 import (
 	"fmt"
 
+	"github.com/anthropics/boxlite/pkg/boot"
 	"github.com/anthropics/boxlite/pkg/guestmem"
 )
 
@@ -64,9 +65,9 @@ const (
 	TSSAddr         = 0xfffb_d000
 	kvmReservedSize = 4 * guestmem.PageSize
 
-	// SerialPort and SerialGSI are the first serial port of a PC, 8 ports wide.
-	SerialPort = 0x3f8
-	SerialGSI  = 4
+	// COM1Port and COM1IRQ are the first serial port of a PC, 8 ports wide.
+	COM1Port = 0x3f8
+	COM1IRQ  = 4
 
 	// MinMemory and MaxMemory bound RAM. The upper bound keeps all of it below
 	// 2^39, which every CPU with nested paging can address.
@@ -76,8 +77,8 @@ const (
 	// MaxCPUs is what 8-bit APIC ids leave beside the IOAPIC and the broadcast id.
 	MaxCPUs = 254
 
-	// VirtioSlots is how many devices still leave 600 bytes of a 2 KiB command line.
-	VirtioSlots = 40
+	// MaxVirtio is how many devices still leave 600 bytes of a 2 KiB command line.
+	MaxVirtio = 40
 
 	ioapicPins = 24 // KVM's in-kernel IOAPIC
 )
@@ -85,19 +86,28 @@ const (
 // virtioLines are the interrupts that devices get, in this order. The upper
 // eight go first because KVM's default routing sends them to the IOAPIC alone,
 // not to the PIC as well. Left out are the timer (0), keyboard (1), cascade (2,
-// which Linux refuses), serial port (4) and the clock (8), which a kernel may claim for
+// which Linux refuses), COM1 (4) and the clock (8), which a kernel may claim for
 // itself without asking.
 var virtioLines = [...]uint32{16, 17, 18, 19, 20, 21, 22, 23, 5, 6, 7, 9, 10, 11, 13, 14, 15, 12, 3}
 
 // VirtioLines is the number of devices that have an interrupt line each.
 const VirtioLines = len(virtioLines)
 
-// VirtioGSI returns the interrupt of the virtio-mmio device in a slot, from 0 to
-// VirtioSlots-1. From VirtioLines on, devices share the lines of the first ones,
+// Virtio returns address and interrupt of virtio-mmio device n, from 0 to
+// MaxVirtio-1. From VirtioLines on, devices share the lines of the first ones,
 // which Linux supports (drivers/virtio/virtio_mmio.c requests IRQF_SHARED). The
 // lines are edge-triggered: devices that share one must share one irqfd, or an
 // edge of one can drown in the pulse of the other and the guest waits forever.
-func VirtioGSI(slot int) uint32 { return virtioLines[slot%VirtioLines] }
+func Virtio(n int) (boot.Device, error) {
+	if n < 0 || n >= MaxVirtio {
+		return boot.Device{}, fmt.Errorf("boot/x86: virtio device %d of at most %d", n, MaxVirtio)
+	}
+	return boot.Device{
+		Base: VirtioBase + guestmem.GPA(n)*VirtioSize,
+		Size: VirtioSize,
+		IRQ:  virtioLines[n%VirtioLines],
+	}, nil
+}
 
 // Ranges splits RAM around the hole below 4 GiB.
 func Ranges(memBytes uint64) ([]guestmem.Range, error) {
