@@ -1,0 +1,92 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+
+	"github.com/anthropics/boxlite/pkg/hv"
+	"github.com/anthropics/boxlite/pkg/machine"
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+)
+
+// vmOptions are the flags of `boxlite vm`.
+type vmOptions struct {
+	kernel, initrd, cmdline string
+	disks                   []string
+	cpus, memory            int
+	stats                   bool
+}
+
+func vmCommand() *cobra.Command {
+	var o vmOptions
+	c := &cobra.Command{
+		Use:   "vm --kernel FILE [flags]",
+		Short: "Boot a kernel to its serial console",
+		Long: `Boots any x86-64 bzImage, or a vmlinux with a PVH note, with its first serial
+port on standard input and output. The virtual machine runs in this process and
+ends when the guest powers off or resets, or on SIGINT or SIGTERM.`,
+		Example: `  boxlite vm --kernel vmlinux --initrd initramfs.cpio --cmdline "console=ttyS0"
+  boxlite vm --kernel bzImage --disk root.img:ro --cmdline "console=ttyS0 root=/dev/vda ro"`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runVM(cmd.Context(), &o) },
+	}
+	f := c.Flags()
+	f.StringVar(&o.kernel, "kernel", "", "kernel to boot (required)")
+	f.StringVar(&o.initrd, "initrd", "", "initramfs or initrd")
+	f.StringVar(&o.cmdline, "cmdline", "console=ttyS0 reboot=t panic=-1", "kernel command line")
+	f.StringArrayVar(&o.disks, "disk", nil, "raw disk image, \":ro\" at the end for read-only (/dev/vda, /dev/vdb, ...)")
+	f.IntVar(&o.cpus, "cpus", 1, "number of CPUs")
+	f.IntVar(&o.memory, "memory", 256, "memory in MiB")
+	f.BoolVar(&o.stats, "stats", false, "print exit and device counters to standard error at the end")
+	c.MarkFlagRequired("kernel")
+	return c
+}
+
+func runVM(ctx context.Context, o *vmOptions) error {
+	ctx, cancel := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
+	defer cancel()
+	cfg := machine.Config{CPUs: o.cpus, MemoryMiB: o.memory, Cmdline: o.cmdline, Serial: os.Stdout}
+	kernel, err := os.Open(o.kernel)
+	if err != nil {
+		return fmt.Errorf("vm: kernel: %w", err)
+	}
+	defer kernel.Close()
+	cfg.Kernel = kernel
+	if o.initrd != "" {
+		if cfg.Initrd, err = os.Open(o.initrd); err != nil {
+			return fmt.Errorf("vm: initrd: %w", err)
+		}
+		defer cfg.Initrd.Close()
+	}
+	m, err := machine.New(cfg)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	outcome, err := m.Run(ctx)
+	if o.stats {
+		printStats(m.Stats())
+	}
+	if err != nil {
+		return fmt.Errorf("%w\n%slast exits:\n  %s", err, outcome.Registers, strings.Join(m.LastExits(), "\n  "))
+	}
+	if outcome.Reason == hv.ExitKicked {
+		return &exitError{code: 130, err: errors.New("vm: stopped by a signal")}
+	}
+	return nil
+}
+
+func printStats(s machine.Stats) {
+	for reason, n := range s.Exits {
+		fmt.Fprintf(os.Stderr, "exits %s %d\n", reason, n)
+	}
+	fmt.Fprintf(os.Stderr, "serial bytes %d\n", s.Serial)
+	for _, d := range s.Devices {
+		fmt.Fprintf(os.Stderr, "device %s notifications %d interrupts %d driver errors %d\n", d.Name, d.Notifications, d.Interrupts, d.DriverErrors)
+	}
+}
