@@ -13,6 +13,7 @@ import (
 	"context"
 	"io"
 	"sync"
+	"time"
 )
 
 // Sizes in bytes.
@@ -22,6 +23,10 @@ const (
 	fifoSize   = 16       // PC16550D §8.0
 )
 
+// gather is how long output may wait for more, so that a line of text costs
+// one wake-up and one write instead of one for each byte.
+const gather = time.Millisecond
+
 // UART is one serial port. Its methods may be called from any goroutine.
 type UART struct {
 	irq func(level bool)
@@ -30,11 +35,12 @@ type UART struct {
 	regs registers
 	line bool // level of the interrupt line
 
-	input   ring       // from the host, not yet in the receiver FIFO
-	room    *sync.Cond // input has room, or closed
-	output  ring       // to the sink
-	busy    bool       // the sink has bytes that have left output
-	changed *sync.Cond // output has bytes or has become empty, or closed
+	input   ring          // from the host, not yet in the receiver FIFO
+	room    *sync.Cond    // input has room, or closed
+	output  ring          // to the sink
+	busy    bool          // the sink has bytes that have left output
+	changed *sync.Cond    // output has bytes or has become empty, or closed
+	hurry   chan struct{} // output should wait no longer
 	dropped uint64
 	sinkErr error
 	closed  bool
@@ -44,7 +50,7 @@ type UART struct {
 // feeds out until Close. Irq drives the interrupt line; it is called with a lock
 // held, on changes only, in order, and must neither block nor call the UART.
 func New(out io.Writer, irq func(level bool)) *UART {
-	u := &UART{irq: irq, input: newRing(inputSize), output: newRing(outputSize)}
+	u := &UART{irq: irq, input: newRing(inputSize), output: newRing(outputSize), hurry: make(chan struct{}, 1)}
 	u.room = sync.NewCond(&u.mu)
 	u.changed = sync.NewCond(&u.mu)
 	go u.feed(out)
@@ -93,6 +99,7 @@ func (u *UART) Drain(ctx context.Context) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for (u.output.len() > 0 || u.busy) && !u.closed {
+		u.rush()
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -115,7 +122,16 @@ func (u *UART) Close() error {
 	u.output.clear()
 	u.room.Broadcast()
 	u.changed.Broadcast()
+	u.rush()
 	return u.sinkErr
+}
+
+// rush ends the feeding goroutine's wait for more output.
+func (u *UART) rush() {
+	select {
+	case u.hurry <- struct{}{}:
+	default: // told already
+	}
 }
 
 // send takes a byte from the guest. Preconditions: u.mu held.
@@ -124,14 +140,19 @@ func (u *UART) send(c byte) {
 		u.dropped++
 		return
 	}
-	if u.output.len() == 1 {
+	switch u.output.len() {
+	case 1:
 		u.changed.Broadcast()
+	case outputSize / 4:
+		u.rush()
 	}
 }
 
 // feed hands output to the sink, as much at a time as there is.
 func (u *UART) feed(out io.Writer) {
 	buf := make([]byte, outputSize)
+	wait := time.NewTimer(gather)
+	defer wait.Stop()
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for {
@@ -141,10 +162,22 @@ func (u *UART) feed(out io.Writer) {
 		if u.closed {
 			return
 		}
+		if u.output.len() < outputSize/4 {
+			u.mu.Unlock()
+			wait.Reset(gather)
+			select {
+			case <-wait.C:
+			case <-u.hurry:
+			}
+			u.mu.Lock()
+		}
 		n := u.output.get(buf)
-		u.busy = true
+		u.busy = n > 0
 		u.mu.Unlock()
-		wrote, err := out.Write(buf[:n])
+		wrote, err := n, error(nil)
+		if n > 0 { // else Close was quicker
+			wrote, err = out.Write(buf[:n])
+		}
 		u.mu.Lock()
 		u.busy = false
 		if err != nil {
