@@ -1,0 +1,73 @@
+# boxlite: what to build and how to check it. `make help` lists the targets.
+SHELL       := /bin/bash
+GOARCH      ?= $(shell go env GOARCH)
+ARCH        := $(patsubst arm64,aarch64,$(patsubst amd64,x86_64,$(GOARCH)))
+VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+ASSETS      := pkg/runtime/internal/assets/files
+KERNEL      := build/kernel/vmlinux-$(ARCH)
+INITRAMFS   := build/initramfs-$(ARCH).cpio
+GOFILES     := $(shell git ls-files -co --exclude-standard '*.go' '*.s' go.mod go.sum 2>/dev/null)
+FUZZTIME    ?= 5s
+export CGO_ENABLED := 0
+
+.PHONY: all help build kernel initramfs images run test lint unit fuzz test-kvm test-all bench clean
+
+all: build ## build everything: kernel, initramfs and the boxlite binary
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+build: build/boxlite ## the boxlite binary, with kernel and initramfs inside
+
+build/boxlite: $(ASSETS)/vmlinux.zst $(ASSETS)/initramfs.cpio.zst $(GOFILES)
+	go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o $@ ./cmd/boxlite
+
+$(ASSETS)/vmlinux.zst: $(KERNEL)
+	testdata/tools/embed $(KERNEL) $@ 19
+
+$(ASSETS)/initramfs.cpio.zst: $(INITRAMFS)
+	testdata/tools/embed $(INITRAMFS) $@ 19
+
+kernel: $(KERNEL) ## the guest kernel (minutes the first time, then cached)
+
+$(KERNEL): $(wildcard kernel/config/* kernel/Makefile kernel/*.sh)
+	$(MAKE) -C kernel
+	@touch $@
+
+initramfs: $(INITRAMFS) ## the guest's init and agent
+
+$(INITRAMFS): $(filter initramfs/% pkg/agentapi/% go.mod,$(GOFILES))
+	go run ./initramfs/pack -o $@
+
+images: build/images/.done ## the Debian and busybox images of `make run` and the tests
+
+build/images/.done: $(wildcard testdata/images/* testdata/images/*/*)
+	testdata/images/build
+	@touch $@
+
+run: build images ## run Debian's python3 in a box, here and now
+	testdata/run build/images/debian-python -- python3 -c 'import platform; print(platform.uname())'
+
+test: ## all tests that CI runs
+	testdata/tools/test
+
+lint: ## gofmt, vet for every target, staticcheck
+	testdata/tools/lint
+
+unit: ## unit tests with the race detector
+	CGO_ENABLED=1 go test -race -p 2 -timeout 15m ./...
+
+fuzz: ## every fuzz target for FUZZTIME
+	testdata/tools/fuzz $(FUZZTIME)
+
+test-kvm: build images ## tests that need a guest, on this host's KVM or in the rig
+	testdata/tools/test-kvm
+
+test-all: test ## the above and what takes longer
+	testdata/tools/fuzz 60s
+
+bench: build images ## boot and exec figures in virtual milliseconds, for benchstat
+	testdata/tools/bench
+
+clean: ## remove what was built here; caches stay
+	rm -rf build $(ASSETS)/*.zst $(ASSETS)/*.sha256
