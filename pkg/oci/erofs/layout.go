@@ -1,0 +1,219 @@
+package erofs
+
+import (
+	"fmt"
+	"slices"
+)
+
+// place is where an inode and its data are in the index. It is filled in by
+// layout and used by write.
+type place struct {
+	names    []string // of a directory, sorted, with "." and ".."
+	pos      int64    // of the inode, bytes; 0: not placed yet
+	data     int64    // of whole blocks in the index, bytes
+	ino      uint32   // sequence number
+	inlined  uint16   // bytes of data behind the inode
+	format   uint8    // data layout
+	extended bool
+}
+
+// layout decides where everything goes. The index is
+//
+//	block 0: superblock at 1024, device table at 1152, then inodes
+//	inodes, in the order of visit, with small data behind each
+//	data blocks of large directories
+//
+// Inodes of a directory follow it in the order of their names, so that a
+// listing reads neighbouring blocks; subdirectories come after them.
+type layout struct {
+	root    *inode
+	order   []*inode
+	size    int64 // of the index
+	sec     int64 // modification time that compact inodes have
+	nsec    uint32
+	chunked bool
+}
+
+// newLayout places the tree behind a table of devices slots. It fails if the
+// index would have more than max bytes.
+func newLayout(root *inode, devices int, max int64) (*layout, error) {
+	l := &layout{root: root}
+	l.visit(root)
+	l.chooseTime()
+	pos := int64(devOffset + devices*devSize)
+	for _, n := range l.order {
+		pos = l.place(n, pos)
+		if pos > max {
+			return nil, fmt.Errorf("index of more than %d bytes: %w", max, ErrLimit)
+		}
+	}
+	data := align(pos, BlockSize)
+	for _, n := range l.order {
+		if blocks := n.indexBlocks(); blocks > 0 {
+			n.data = data
+			data += blocks * BlockSize
+		}
+	}
+	if data > max {
+		return nil, fmt.Errorf("index of %d bytes: %w", data, ErrLimit)
+	}
+	l.size = data
+	return l, nil
+}
+
+// visit lists the inodes reachable from dir, each once.
+func (l *layout) visit(dir *inode) {
+	l.add(dir)
+	names := make([]string, 0, len(dir.children)+2)
+	names = append(names, ".", "..")
+	subdirs := 0
+	for name, d := range dir.children {
+		names = append(names, name)
+		if d.ino.isDir() {
+			subdirs++
+		}
+	}
+	slices.Sort(names)
+	dir.names = names
+	for _, name := range names {
+		if n := dir.children[name].ino; n != nil && !n.isDir() && n.ino == 0 {
+			l.add(n)
+		}
+	}
+	if subdirs == 0 {
+		return
+	}
+	for _, name := range names {
+		if n := dir.children[name].ino; n != nil && n.isDir() {
+			l.visit(n)
+		}
+	}
+}
+
+func (l *layout) add(n *inode) {
+	l.order = append(l.order, n)
+	n.ino = uint32(len(l.order))
+}
+
+// chooseTime picks the most frequent modification time: inodes that have it
+// need 32 bytes instead of 64.
+func (l *layout) chooseTime() {
+	type stamp struct {
+		sec  int64
+		nsec uint32
+	}
+	count := make(map[stamp]int)
+	best, most := stamp{}, 0
+	for _, n := range l.order {
+		if !n.fitsCompact() {
+			continue
+		}
+		s := stamp{n.sec, n.nsec}
+		count[s]++
+		c := count[s]
+		earlier := s.sec < best.sec || s.sec == best.sec && s.nsec < best.nsec
+		if c > most || c == most && earlier {
+			best, most = s, c
+		}
+	}
+	l.sec, l.nsec = best.sec, best.nsec
+}
+
+// links returns st_nlink.
+func (n *inode) links() uint32 {
+	if n.isDir() {
+		return n.nlink + 2
+	}
+	return n.nlink
+}
+
+// fitsCompact tells whether all but the time fits erofs_inode_compact.
+func (n *inode) fitsCompact() bool {
+	return n.uid <= 0xffff && n.gid <= 0xffff && n.links() <= 0xffff && n.size <= 0xffffffff
+}
+
+func (n *inode) headerSize() int64 {
+	size := int64(compactSize)
+	if n.extended {
+		size = extendedSize
+	}
+	return size + xattrBodySize(n.xattrs)
+}
+
+// place puts n at pos or soon behind it and returns where the next one may go.
+func (l *layout) place(n *inode, pos int64) int64 {
+	if n.isDir() {
+		n.size = dirSize(n.names)
+	}
+	n.extended = !n.fitsCompact() || n.sec != l.sec || n.nsec != l.nsec
+	header := n.headerSize()
+	tail := n.tail()
+	switch {
+	case n.sparse != nil:
+		l.chunked = true
+		n.format = layoutChunk
+		pos = fitBlock(pos, extendedSize)
+		n.pos = pos
+		return align(pos+header+4*int64(n.chunks()), slotSize)
+	case tail > 0 && header+tail <= BlockSize:
+		// Inline data must not cross a block (erofs_map_blocks_flatmode).
+		n.format = layoutInline
+		n.inlined = uint16(tail)
+		pos = fitBlock(pos, header+tail)
+	default:
+		n.format = layoutPlain
+		pos = fitBlock(pos, extendedSize)
+	}
+	n.pos = pos
+	return align(pos+header+int64(n.inlined), slotSize)
+}
+
+// fitBlock returns pos, or the next block if n bytes at pos would cross into it.
+func fitBlock(pos, n int64) int64 {
+	if pos&(BlockSize-1)+n > BlockSize {
+		return align(pos, BlockSize)
+	}
+	return pos
+}
+
+// tail returns how much data could go behind the inode: the last, partial
+// block of what is kept in the index.
+func (n *inode) tail() int64 {
+	if n.isDir() {
+		return int64(n.size & (BlockSize - 1))
+	}
+	return int64(len(n.content))
+}
+
+// indexBlocks returns the whole blocks of data that n has in the index.
+func (n *inode) indexBlocks() int64 {
+	if !n.isDir() && n.content == "" {
+		return 0
+	}
+	return (int64(n.size) - int64(n.inlined) + BlockSize - 1) >> blockBits
+}
+
+// chunks returns the number of chunks of a sparse file.
+func (n *inode) chunks() uint64 {
+	shift := blockBits + n.sparse.bits
+	c := n.size >> shift
+	if n.size&(1<<shift-1) != 0 {
+		c++
+	}
+	return c
+}
+
+// dirSize returns the size of a directory: entries and names fill blocks, and
+// none crosses into the next.
+func dirSize(names []string) uint64 {
+	var full, used uint64
+	for _, name := range names {
+		need := uint64(direntSize + len(name))
+		if used+need > BlockSize {
+			full += BlockSize
+			used = 0
+		}
+		used += need
+	}
+	return full + used
+}
