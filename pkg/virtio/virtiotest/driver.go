@@ -89,6 +89,9 @@ type Driver struct {
 
 	Transport *mmio.Transport // nil unless made by Attach
 
+	// AlwaysKick notifies the device whether it wants to be or not.
+	AlwaysKick bool
+
 	dev  virtio.Device
 	next guestmem.GPA
 	irq  chan struct{}
@@ -300,7 +303,7 @@ func (d *Driver) Up(f virtio.Features) {
 
 // Kick notifies the device if it wants to be.
 func (d *Driver) Kick(q int) {
-	if d.Rings[q].NeedKick() {
+	if d.Rings[q].NeedKick() || d.AlwaysKick {
 		d.Write(RegQueueNotify, uint32(q))
 	}
 }
