@@ -139,16 +139,19 @@ func open(f *os.File) (image, error) {
 		f.Name(), kind)
 }
 
-// initrdPlace puts the initrd as high as possible, page-aligned, above the kernel.
+// initrdAlign is a multiple of every host's page size, so that the same file
+// lands at the same address everywhere and can be mapped.
+const initrdAlign = 64 << 10
+
+// initrdPlace puts the initrd as high as possible, above the kernel.
 func initrdPlace(f *os.File, kernelEnd, top uint64) (at, size uint64, err error) {
 	n, err := boot.Regular("initrd", f)
 	if err != nil {
 		return 0, 0, err
 	}
-	page := uint64(max(guestmem.PageSize, os.Getpagesize()))
 	size = uint64(n)
 	if size < top {
-		at = (top - size) &^ (page - 1)
+		at = (top - size) &^ (initrdAlign - 1)
 	}
 	if at < kernelEnd || at < highMemory {
 		return 0, 0, fmt.Errorf("boot/x86: initrd %s of %d bytes does not fit between the kernel's end at %#x and %#x; give the guest more memory",
