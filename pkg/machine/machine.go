@@ -17,6 +17,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/anthropics/boxlite/pkg/boot/x86"
 	"github.com/anthropics/boxlite/pkg/guestmem"
@@ -147,8 +148,8 @@ func (m *Machine) addMemory(mib int) error {
 // Memory is the guest's RAM.
 func (m *Machine) Memory() *guestmem.Memory { return m.mem }
 
-// SerialInput takes what the guest shall read from COM1. It does not block;
-// what does not fit the UART's buffer is dropped, and the count says so.
+// SerialInput takes what the guest shall read from COM1. A write waits while the
+// UART's buffer is full, and fails once the machine is closed.
 func (m *Machine) SerialInput() io.Writer { return m.uart }
 
 // Run lets the guest run until it stops, ctx is cancelled or Stop is called,
@@ -167,7 +168,18 @@ func (m *Machine) Run(ctx context.Context) (Outcome, error) {
 	first := <-m.outcome // every vCPU loop reports once; the first to end decides
 	m.Stop()
 	m.cpuDone.Wait()
+	m.drainSerial()
 	return first, first.Err
+}
+
+// drainLimit bounds the wait for a sink that does not take the guest's last words.
+const drainLimit = 2 * time.Second
+
+func (m *Machine) drainSerial() {
+	ctx, cancel := context.WithTimeout(context.Background(), drainLimit)
+	defer cancel()
+	// What the sink refused is counted as dropped; the guest's end is the news here.
+	_ = m.uart.Drain(ctx)
 }
 
 // Stop makes Run return soon, from any goroutine, whatever the guest does.
