@@ -1,0 +1,22 @@
+//go:build !linux
+
+package hvtest
+
+import (
+	"testing"
+
+	"github.com/anthropics/boxlite/pkg/hv"
+)
+
+// event does not exist here: backends without eventfds implement neither
+// hv.IRQEventer nor hv.IOEventer.
+type event struct{}
+
+func newEvent(t *testing.T) event {
+	t.Fatal("a backend takes eventfds on a system that has none")
+	return event{}
+}
+
+func (event) fd() int                 { return -1 }
+func (event) signal() error           { return hv.ErrUnsupported }
+func (event) count(*testing.T) uint64 { return 0 }
