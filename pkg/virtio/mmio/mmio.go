@@ -58,7 +58,7 @@ type Transport struct {
 	generation atomic.Uint32 // ConfigGeneration
 	needsReset atomic.Bool   // DEVICE_NEEDS_RESET; apart from status, for goroutines that may not wait for mu
 	count      struct{ notifications, dropped, interrupts, driverErrors, hostErrors, resets atomic.Uint64 }
-	limits     [sites]limiter
+	limits     [sites]virtio.LogLimit
 
 	// mu is held for writing while the device is started and stopped, and for
 	// reading during Notify, so that Reset excludes Notify. The [line] takes no
@@ -292,4 +292,22 @@ func (t *Transport) hostError(what string, err error) error {
 	err = fmt.Errorf("mmio: %s virtio %v: %w", what, t.dev.ID(), err)
 	t.log(siteHost, "%v", err)
 	return err
+}
+
+// site is one place that logs what a guest can cause at will.
+type site int
+
+const (
+	siteAccess site = iota
+	siteNotify
+	siteStatus
+	siteFeatures
+	siteQueue
+	siteReset
+	siteHost
+	sites // number of sites
+)
+
+func (t *Transport) log(s site, format string, args ...any) {
+	t.limits[s].Log(t.cfg.Log, format, args...)
 }

@@ -98,6 +98,7 @@ type Driver struct {
 	mu   sync.Mutex
 	log  []string
 	tick *time.Timer
+	word [4]byte // of Read and Write, which would allocate it
 }
 
 // Attach puts a device on a transport of its own with fresh RAM, and returns
@@ -148,16 +149,14 @@ func (d *Driver) Logged() []string {
 
 // Read reads a 32-bit register.
 func (d *Driver) Read(off uint64) uint32 {
-	var p [4]byte
-	d.Regs.ReadMMIO(off, p[:])
-	return binary.LittleEndian.Uint32(p[:])
+	d.Regs.ReadMMIO(off, d.word[:])
+	return binary.LittleEndian.Uint32(d.word[:])
 }
 
 // Write writes a 32-bit register.
 func (d *Driver) Write(off uint64, v uint32) {
-	var p [4]byte
-	binary.LittleEndian.PutUint32(p[:], v)
-	d.Regs.WriteMMIO(off, p[:])
+	binary.LittleEndian.PutUint32(d.word[:], v)
+	d.Regs.WriteMMIO(off, d.word[:])
 }
 
 // Config reads n bytes of the device configuration space.
