@@ -88,14 +88,19 @@ func TestFenceOrdersStoreAgainstLoad(t *testing.T) {
 	require.NoError(t, err)
 	y, err := m.Cell16(128)
 	require.NoError(t, err)
-	const rounds = 5_000
+	const rounds = 50_000
 	var sawX, sawY uint16
 	var ready, done atomic.Int32
-	side := func(own, other Cell16, saw *uint16) {
-		for r := int32(1); r <= rounds; r++ {
-			for ready.Load() != r {
+	await := func(v *atomic.Int32, want int32) {
+		for i := 0; v.Load() != want; i++ {
+			if i > 1000 { // the other side is not running
 				runtime.Gosched()
 			}
+		}
+	}
+	side := func(own, other Cell16, saw *uint16) {
+		for r := int32(1); r <= rounds; r++ {
+			await(&ready, r)
 			own.Store(1)
 			Fence()
 			*saw = other.Load()
@@ -103,16 +108,18 @@ func TestFenceOrdersStoreAgainstLoad(t *testing.T) {
 		}
 	}
 	var wg sync.WaitGroup
-	wg.Go(func() { side(x, y, &sawY) })
 	wg.Go(func() { side(y, x, &sawX) })
+	// This side starts each round itself, so that two processors are enough
+	// for both stores to meet.
 	for r := int32(1); r <= rounds; r++ {
 		x.Store(0)
 		y.Store(0)
 		done.Store(0)
 		ready.Store(r)
-		for done.Load() != 2 {
-			runtime.Gosched()
-		}
+		x.Store(1)
+		Fence()
+		sawY = y.Load()
+		await(&done, 1)
 		if sawX == 0 && sawY == 0 {
 			t.Fatalf("round %d: both sides missed the other's store", r)
 		}
