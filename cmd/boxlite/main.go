@@ -52,6 +52,7 @@ func exitCode(err error) int {
 }
 
 func root() *cobra.Command {
+	g := new(globalOptions)
 	c := &cobra.Command{
 		Use:   "boxlite",
 		Short: "Run OCI images in micro-VMs of their own",
@@ -61,6 +62,7 @@ binary, no daemon, no root.`,
 		SilenceUsage:  true,
 	}
 	c.CompletionOptions.HiddenDefaultCmd = true
-	c.AddCommand(vmCommand())
+	g.add(c)
+	c.AddCommand(runCommand(g), pullCommand(g), imagesCommand(g), vmCommand(), versionCommand())
 	return c
 }

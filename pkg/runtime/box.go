@@ -1,0 +1,146 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+
+	"github.com/anthropics/boxlite/pkg/runtime/internal/state"
+	"github.com/anthropics/boxlite/pkg/runtime/internal/vmm"
+)
+
+// LiteBox is a handle to a box. It stays usable across stops and restarts, and
+// several handles and processes may hold one box.
+type LiteBox struct {
+	rt   *Runtime
+	id   string
+	name string
+	opts BoxOptions
+
+	mu     sync.Mutex
+	link   *guestLink  // to the guest of the current boot
+	report *vmm.Report // of the last VM that this handle's runtime started
+}
+
+// ID is the box's ULID.
+func (b *LiteBox) ID() string { return b.id }
+
+// Name is the box's name, empty for none.
+func (b *LiteBox) Name() string { return b.name }
+
+// Info returns what is known of the box, without starting it.
+func (b *LiteBox) Info(ctx context.Context) (BoxInfo, error) { return b.rt.GetInfo(ctx, b.id) }
+
+func (b *LiteBox) dir() string { return b.rt.boxDir(b.id) }
+
+// ConsolePath is the file that holds what the box's kernel and init print.
+func (b *LiteBox) ConsolePath() string { return vmm.ConsolePath(b.dir()) }
+
+// vmProcess is a VM that this runtime started.
+type vmProcess struct {
+	*vmm.Process
+	box      *LiteBox
+	detached bool
+	settled  chan struct{} // closed when the state knows of the process's end
+}
+
+// watch records the end of the VM, whatever brings it about.
+func (p *vmProcess) watch() {
+	defer close(p.settled)
+	<-p.Done()
+	r, b := p.box.rt, p.box
+	ctx := context.Background()
+	b.mu.Lock()
+	b.report = p.Report()
+	b.mu.Unlock()
+	b.dropLink()
+	r.mu.Lock()
+	if r.procs[b.id] == p {
+		delete(r.procs, b.id)
+	}
+	r.mu.Unlock()
+	var err error
+	if b.opts.KeepOnStop {
+		_, err = r.stopped(ctx, b.id, p.PID, p.Start)
+	} else {
+		err = r.discard(ctx, b.id)
+	}
+	if err != nil && !errors.Is(err, state.ErrNotFound) {
+		r.opts.Log.Warn("record the end of a box", "box", b.id, "error", err)
+	}
+}
+
+// Stop shuts the guest down: its processes get SIGTERM, and SIGKILL after
+// Options.StopGrace. A box that does not run is left alone. When Stop returns,
+// the VM process is gone and, unless KeepOnStop is set, the box as well.
+func (b *LiteBox) Stop(ctx context.Context) error {
+	return b.end(ctx, false)
+}
+
+func (b *LiteBox) kill(ctx context.Context) error { return b.end(ctx, true) }
+
+func (b *LiteBox) end(ctx context.Context, now bool) error {
+	row, err := b.rt.find(ctx, b.id)
+	if errors.Is(err, ErrNotFound) {
+		return nil // it was removed when it stopped
+	} else if err != nil {
+		return err
+	}
+	if !BoxStatus(row.Status).IsActive() {
+		if row.Ephemeral {
+			return b.rt.discard(ctx, b.id)
+		}
+		return nil
+	}
+	db, err := b.rt.state(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := db.Update(ctx, b.id, func(r *state.Box) error {
+		if r.PID == row.PID && r.Status == string(StatusRunning) {
+			r.Status = string(StatusStopping)
+		}
+		return nil
+	}); err != nil && !errors.Is(err, state.ErrNotFound) {
+		return wrap(ErrDatabase, err, "stop box %s", b.id)
+	}
+	patience := b.rt.opts.StopGrace + shutdownSlack
+	if now {
+		patience = 0
+	}
+	if err := vmm.End(ctx, row.PID, row.PIDStart, patience); err != nil {
+		return wrap(ErrEngine, err, "stop box %s", b.id)
+	}
+	return b.settle(ctx, row)
+}
+
+// settle makes the state know of a VM's end before the caller goes on.
+func (b *LiteBox) settle(ctx context.Context, row *state.Box) error {
+	b.rt.mu.Lock()
+	p := b.rt.procs[b.id]
+	b.rt.mu.Unlock()
+	if p != nil && p.PID == row.PID {
+		select {
+		case <-p.settled:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	b.dropLink()
+	if _, err := b.rt.find(ctx, b.id); err != nil && !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	return b.rt.sweep(ctx)
+}
+
+func (b *LiteBox) String() string {
+	if b.name != "" {
+		return fmt.Sprintf("%s (%s)", b.name, b.id)
+	}
+	return b.id
+}
+
+// diskPath is the box's writable disk.
+func (b *LiteBox) diskPath() string { return filepath.Join(b.dir(), "disk.ext4") }

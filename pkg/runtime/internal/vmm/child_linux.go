@@ -1,0 +1,295 @@
+package vmm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/anthropics/boxlite/pkg/hv"
+	"github.com/anthropics/boxlite/pkg/machine"
+	"golang.org/x/sys/unix"
+)
+
+// heapLimit keeps the VMM's own memory near its working set; guest RAM is not heap.
+const heapLimit = 16 << 20
+
+// child is the VMM process at work.
+type child struct {
+	cfg     Config
+	log     *slog.Logger
+	parent  *parentLink
+	console *console
+	devices devices
+	m       *machine.Machine
+	socket  *bridge
+
+	mu    sync.Mutex
+	stage Stage
+	cause Cause // first one wins
+	why   error
+}
+
+// childMain is the whole life of a VMM process. Its result is the exit code:
+// 0 when the VM ended as somebody wanted.
+func childMain() int {
+	debug.SetMemoryLimit(heapLimit)
+	c := &child{log: slog.New(slog.NewTextHandler(os.Stderr, nil)), parent: newParentLink(controlFD)}
+	if err := readFrame(c.parent.conn, &c.cfg); err != nil {
+		fmt.Fprintln(os.Stderr, "boxlite-vmm: this program is started by boxlite, not by hand:", err)
+		return 125
+	}
+	go c.parent.watch()
+	c.reached(Event{Stage: StageSpawn})
+	outcome := c.run()
+	r := c.report(outcome)
+	c.parent.send(Event{Stage: StageEnd, At: Now(), Report: r})
+	c.cleanUp(r)
+	if !r.Clean() {
+		return 1
+	}
+	return 0
+}
+
+// reached notes a stage and tells the parent.
+func (c *child) reached(e Event) {
+	e.At = Now()
+	c.mu.Lock()
+	c.stage = e.Stage
+	c.mu.Unlock()
+	c.parent.send(e)
+}
+
+// noteCause remembers why the VM ends. Only the first cause counts.
+func (c *child) noteCause(cause Cause, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cause == "" {
+		c.cause, c.why = cause, err
+	}
+}
+
+// end notes why the VM ends and stops it.
+func (c *child) end(cause Cause, err error) {
+	c.noteCause(cause, err)
+	if c.m != nil {
+		c.m.Stop()
+	}
+}
+
+// run builds the VM and lets it run to its end.
+func (c *child) run() machine.Outcome {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	// The terminal's signals are the caller's business; SIGTERM asks for an orderly end.
+	signal.Ignore(unix.SIGINT, unix.SIGHUP, unix.SIGQUIT, unix.SIGPIPE)
+	terms := make(chan os.Signal, 1)
+	signal.Notify(terms, unix.SIGTERM)
+
+	if err := c.build(); err != nil {
+		c.end(CauseConfig, err)
+		return machine.Outcome{}
+	}
+	defer c.devices.close()
+	defer c.m.Close()
+	defer c.socket.close()
+	c.reached(Event{Stage: StageBuild})
+
+	agent, err := newAgentLink(c)
+	if err != nil {
+		c.end(CauseConfig, err)
+		return machine.Outcome{}
+	}
+	var wait sync.WaitGroup
+	defer wait.Wait()
+	defer cancel()
+	wait.Go(func() { agent.serve(ctx) })
+	wait.Go(func() { c.socket.serve(ctx) })
+	wait.Go(func() { c.watchProgress(ctx, agent.ready) })
+	wait.Go(func() {
+		select {
+		case <-terms:
+			agent.shutdown(ctx, CauseStop)
+		case <-c.parent.gone:
+			c.orphaned(ctx, agent, terms)
+		case <-ctx.Done():
+		}
+	})
+	c.reached(Event{Stage: StageGuest})
+	outcome, err := c.m.Run(ctx)
+	if err != nil {
+		c.end(CauseFailed, err)
+	}
+	return outcome
+}
+
+// orphaned decides what the parent's end means: the end, unless the box is
+// detached and got as far as to be of use without it.
+func (c *child) orphaned(ctx context.Context, agent *agentLink, terms <-chan os.Signal) {
+	select {
+	case <-agent.ready:
+		if !c.cfg.Detach {
+			break
+		}
+		select {
+		case <-terms:
+			agent.shutdown(ctx, CauseStop)
+		case <-ctx.Done():
+		}
+		return
+	default:
+	}
+	agent.shutdown(ctx, CauseParent)
+}
+
+// build makes devices, machine and socket; what it made is freed when it fails.
+func (c *child) build() (err error) {
+	if c.console, err = newConsole(ConsolePath(c.cfg.Dir)); err != nil {
+		return fmt.Errorf("vmm: console log: %w", err)
+	}
+	if c.devices, err = openDevices(&c.cfg, c.console); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			c.devices.close()
+		}
+	}()
+	kernel, err := os.Open(c.cfg.Kernel)
+	if err != nil {
+		return fmt.Errorf("vmm: kernel: %w", err)
+	}
+	defer kernel.Close()
+	initrd, err := os.Open(c.cfg.Initrd)
+	if err != nil {
+		return fmt.Errorf("vmm: initramfs: %w", err)
+	}
+	defer initrd.Close()
+	if c.socket, err = newBridge(filepath.Join(c.cfg.Dir, socketName), c.devices.vsock, c.log); err != nil {
+		return err
+	}
+	m, err := machine.New(machine.Config{
+		CPUs: c.cfg.CPUs, MemoryMiB: c.cfg.MemoryMiB,
+		Kernel: kernel, Initrd: initrd, Cmdline: c.cfg.Cmdline,
+		Devices: c.devices.list, Serial: c.console, Log: c.log,
+	})
+	if err != nil {
+		c.socket.close()
+		return err
+	}
+	c.m = m // before any goroutine that looks at it
+	return nil
+}
+
+// watchProgress ends a boot that shows no sign of life for too long: no exit to
+// the VMM and no console output. A slow boot may take as long as it likes.
+func (c *child) watchProgress(ctx context.Context, ready <-chan struct{}) {
+	if c.cfg.Stall <= 0 {
+		return
+	}
+	last, since := c.m.ExitTotal(), time.Now()
+	tick := time.NewTicker(min(c.cfg.Stall/4+1, time.Second))
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ready:
+			return
+		case <-tick.C:
+		}
+		if n := c.m.ExitTotal(); n != last {
+			last, since = n, time.Now()
+		} else if time.Since(since) > c.cfg.Stall {
+			c.end(CauseStall, fmt.Errorf("the guest did nothing for %v on its way from %q", c.cfg.Stall, c.stage))
+			return
+		}
+	}
+}
+
+// report puts together how the VM ended.
+func (c *child) report(o machine.Outcome) *Report {
+	c.mu.Lock()
+	r := &Report{Stage: c.stage, Cause: c.cause, Registers: o.Registers}
+	why := c.why
+	c.mu.Unlock()
+	if c.console != nil {
+		r.Console = c.console.Tail()
+		if msg, ok := c.console.Panicked(); ok && r.Cause == "" {
+			r.Cause, why = CausePanic, errors.New(msg)
+		}
+	}
+	if r.Cause == "" {
+		r.Cause = CauseGuest
+		if o.Reason != hv.ExitShutdown && o.Reason != hv.ExitReset {
+			r.Cause = CauseFailed
+			why = fmt.Errorf("the guest's CPU %d ended with a %v exit", o.CPU, o.Reason)
+		}
+	}
+	if why != nil {
+		r.Detail = why.Error()
+	}
+	if c.m != nil {
+		r.Exits, r.LastExits = c.m.Stats().Exits, c.m.LastExits()
+	}
+	r.Hint = hint(r)
+	return r
+}
+
+// cleanUp leaves the box's folder as the next start wants it, or not at all.
+func (c *child) cleanUp(r *Report) {
+	if c.console != nil {
+		c.console.Close()
+	}
+	if c.cfg.Ephemeral {
+		if err := os.RemoveAll(c.cfg.Dir); err != nil {
+			c.log.Warn("remove the box's folder", "error", err)
+		}
+		return
+	}
+	if err := writeReport(c.cfg.Dir, r); err != nil {
+		c.log.Warn("write the report", "error", err)
+	}
+}
+
+// parentLink is the socket pair to the process that started this one.
+type parentLink struct {
+	conn *net.UnixConn
+	mu   sync.Mutex
+	gone chan struct{} // closed when the other end is
+}
+
+func newParentLink(fd uintptr) *parentLink {
+	p := &parentLink{gone: make(chan struct{})}
+	f := os.NewFile(fd, "control")
+	conn, err := net.FileConn(f)
+	f.Close()
+	if u, ok := conn.(*net.UnixConn); err == nil && ok {
+		p.conn = u
+	}
+	return p
+}
+
+// send is best effort: a parent that is gone is noticed elsewhere, and one that
+// does not read must not hold up the VM.
+func (p *parentLink) send(e Event) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.conn.SetWriteDeadline(time.Now().Add(5 * time.Second))
+	_ = writeFrame(p.conn, e)
+}
+
+// watch closes gone when the parent is. Nothing but the configuration ever
+// comes in, so that any answer to a read means the end.
+func (p *parentLink) watch() {
+	var b [1]byte
+	_, _ = p.conn.Read(b[:])
+	close(p.gone)
+}

@@ -1,0 +1,86 @@
+package runtime
+
+import (
+	"context"
+	"time"
+
+	"github.com/anthropics/boxlite/pkg/agentapi"
+	"github.com/anthropics/boxlite/pkg/runtime/internal/guest"
+	"github.com/anthropics/boxlite/pkg/runtime/internal/vmm"
+)
+
+// guestLink is a connection to the agent of a box's current boot.
+type guestLink struct {
+	client *guest.Client
+	image  imageConfig
+}
+
+// connectTimeout bounds the wait for the agent of a box that is known to run.
+const connectTimeout = 30 * time.Second
+
+// currentLink returns the link that is open, if one is.
+func (b *LiteBox) currentLink() *guestLink {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.link == nil || b.link.client.Err() != nil {
+		return nil
+	}
+	return b.link
+}
+
+// connect opens a link to the agent of a running box.
+func (b *LiteBox) connect(ctx context.Context) (*guestLink, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	rec, err := readRecord(b.dir())
+	if err != nil {
+		return nil, wrap(ErrMetadata, err, "connect to box %s", b)
+	}
+	dialer := vmm.Dialer{Dir: b.dir()}
+	conn, err := dialer.Dial(ctx, agentapi.PortControl)
+	if err != nil {
+		return nil, wrap(ErrPortal, err, "connect to box %s", b)
+	}
+	client, _, err := guest.New(ctx, conn, dialer)
+	if err != nil {
+		return nil, wrap(ErrPortal, err, "connect to box %s", b)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.link != nil && b.link.client.Err() == nil {
+		client.Close() // another goroutine was quicker
+		return b.link, nil
+	}
+	b.link = &guestLink{client: client, image: rec.Config}
+	return b.link, nil
+}
+
+// dropLink closes the link, so that the next call opens one to the next boot.
+func (b *LiteBox) dropLink() {
+	b.mu.Lock()
+	link := b.link
+	b.link = nil
+	b.mu.Unlock()
+	if link != nil {
+		link.client.Close()
+	}
+}
+
+// lastReport says how the box's VM ended, nil when that cannot be told. A VM that
+// is just dying is waited for, as its report explains the caller's error.
+func (b *LiteBox) lastReport() *vmm.Report {
+	b.rt.mu.Lock()
+	p := b.rt.procs[b.id]
+	b.rt.mu.Unlock()
+	if p != nil {
+		select {
+		case <-p.Done():
+			return p.Report()
+		case <-time.After(5 * time.Second):
+			return nil
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.report
+}

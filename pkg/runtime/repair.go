@@ -1,0 +1,124 @@
+package runtime
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+
+	"github.com/anthropics/boxlite/pkg/runtime/internal/state"
+	"github.com/anthropics/boxlite/pkg/runtime/internal/vmm"
+)
+
+// alive reports whether the process a row names still runs.
+func alive(row *state.Box) bool {
+	return row.PID > 0 && row.PIDStart != 0 && row.BootID == state.BootID() && vmm.StartTime(row.PID) == row.PIDStart
+}
+
+// repair makes a row tell the truth when the process it names is gone, whoever
+// was killed: a box with a dead VM is Stopped, and one that was to be removed
+// then is removed now. The result is state.ErrNotFound for those.
+func (r *Runtime) repair(ctx context.Context, row *state.Box) (*state.Box, error) {
+	gone := BoxStatus(row.Status).IsActive() || row.Ephemeral && row.PID != 0
+	if !gone || alive(row) {
+		return row, nil
+	}
+	if row.Ephemeral {
+		if err := r.discard(ctx, row.ID); err != nil {
+			return nil, err
+		}
+		return nil, state.ErrNotFound
+	}
+	return r.stopped(ctx, row.ID, row.PID, row.PIDStart)
+}
+
+// stopped records the end of a VM process, unless a newer one runs by now.
+func (r *Runtime) stopped(ctx context.Context, id string, pid int, start uint64) (*state.Box, error) {
+	db, err := r.state(ctx)
+	if err != nil {
+		return nil, err
+	}
+	reason := "the VM process ended without a report (killed, or the host went down)"
+	if rep, err := vmm.ReadReport(r.boxDir(id)); err == nil {
+		reason = ""
+		if !rep.Clean() {
+			reason = string(rep.Cause)
+			if rep.Detail != "" {
+				reason += ": " + rep.Detail
+			}
+		}
+	}
+	return db.Update(ctx, id, func(row *state.Box) error {
+		if row.PID == pid && row.PIDStart == start {
+			row.Status, row.Reason, row.PID, row.PIDStart = string(StatusStopped), reason, 0, 0
+		}
+		return nil
+	})
+}
+
+// sweep clears away what killed processes left: rows of boxes that should be
+// gone, and folders without a row. A row is made before its folder, so such a
+// folder belongs to nobody.
+func (r *Runtime) sweep(ctx context.Context) error {
+	entries, err := os.ReadDir(filepath.Join(r.opts.HomeDir, "boxes")) // before the rows, or a new box's folder would look lost
+	if err != nil {
+		return wrap(ErrStorage, err, "look for left-over boxes")
+	}
+	db, err := r.state(ctx)
+	if err != nil {
+		return err
+	}
+	rows, err := db.List(ctx)
+	if err != nil {
+		return wrap(ErrDatabase, err, "look for left-over boxes")
+	}
+	known := make(map[string]bool, len(rows))
+	var errs []error
+	for _, row := range rows {
+		known[row.ID] = true
+		if _, err := r.repair(ctx, row); err != nil && !errors.Is(err, state.ErrNotFound) {
+			errs = append(errs, err)
+		}
+	}
+	for _, e := range entries {
+		if !known[e.Name()] {
+			errs = append(errs, wrap(ErrStorage, os.RemoveAll(r.boxDir(e.Name())), "remove left-over box %s", e.Name()))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// bootRecord is what a box keeps of its image, so that later starts neither
+// resolve nor need the reference again.
+type bootRecord struct {
+	Digest string
+	Config imageConfig
+	Parts  []vmm.Part
+}
+
+const recordName = "image.json"
+
+func readRecord(dir string) (*bootRecord, error) {
+	b, err := os.ReadFile(filepath.Join(dir, recordName))
+	if err != nil {
+		return nil, err
+	}
+	rec := new(bootRecord)
+	if err := json.Unmarshal(b, rec); err != nil {
+		return nil, wrap(ErrMetadata, err, "%s", filepath.Join(dir, recordName))
+	}
+	return rec, nil
+}
+
+func (rec *bootRecord) write(dir string) error {
+	b, err := json.Marshal(rec)
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(dir, recordName)
+	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}

@@ -1,0 +1,63 @@
+package runtime
+
+import "time"
+
+// BoxStatus is where a box is in its life:
+//
+//	Create → Configured;  Start → Running;  Stop → Stopping → Stopped;  Start again from Stopped
+type BoxStatus string
+
+// Statuses.
+const (
+	StatusUnknown    BoxStatus = "unknown"    // cannot be told: BoxInfo.Reason says why
+	StatusConfigured BoxStatus = "configured" // created, never started
+	StatusRunning    BoxStatus = "running"
+	StatusStopping   BoxStatus = "stopping" // shutting down
+	StatusStopped    BoxStatus = "stopped"  // can be started again
+)
+
+// IsActive reports whether the box has a VM process.
+func (s BoxStatus) IsActive() bool { return s == StatusRunning || s == StatusStopping }
+
+// IsRunning reports whether the box is Running.
+func (s BoxStatus) IsRunning() bool { return s == StatusRunning }
+
+// IsConfigured reports whether the box is Configured.
+func (s BoxStatus) IsConfigured() bool { return s == StatusConfigured }
+
+// IsStopped reports whether the box is Stopped.
+func (s BoxStatus) IsStopped() bool { return s == StatusStopped }
+
+// IsTransient reports whether the status will change by itself.
+func (s BoxStatus) IsTransient() bool { return s == StatusStopping }
+
+// CanStart reports whether Start boots the box.
+func (s BoxStatus) CanStart() bool { return s == StatusConfigured || s == StatusStopped }
+
+// CanStop reports whether Stop has something to do.
+func (s BoxStatus) CanStop() bool { return s == StatusRunning }
+
+// CanRemove reports whether Remove works without force.
+func (s BoxStatus) CanRemove() bool {
+	return s == StatusConfigured || s == StatusStopped || s == StatusUnknown
+}
+
+// CanRun reports whether Run works, starting the box if need be.
+func (s BoxStatus) CanRun() bool {
+	return s == StatusConfigured || s == StatusRunning || s == StatusStopped
+}
+
+// BoxInfo is what can be said of a box without touching its VM.
+type BoxInfo struct {
+	ID          string // ULID
+	Name        string // empty for none
+	Status      BoxStatus
+	Reason      string // why, where Status needs an explanation
+	CreatedAt   time.Time
+	LastUpdated time.Time // of the last change of Status
+	PID         int       // of the VM process, 0 for none
+	Image       string    // reference, or path of the root filesystem
+	CPUs        int
+	MemoryMiB   int
+	Labels      map[string]string
+}
