@@ -1,0 +1,5 @@
+//go:build !linux
+
+package vsock
+
+func newPoller() (poller, error) { return newPollList() }
