@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"strings"
 
 	"github.com/anthropics/boxlite/pkg/hv"
 	"github.com/anthropics/boxlite/pkg/machine"
+	"github.com/anthropics/boxlite/pkg/virtio"
+	"github.com/anthropics/boxlite/pkg/virtio/blk"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 )
@@ -29,7 +32,8 @@ func vmCommand() *cobra.Command {
 		Short: "Boot a kernel to its serial console",
 		Long: `Boots any x86-64 bzImage, or a vmlinux with a PVH note, with its first serial
 port on standard input and output. The virtual machine runs in this process and
-ends when the guest powers off or resets, or on SIGINT or SIGTERM.`,
+ends when the guest resets, or on SIGTERM, or, at a terminal, on Ctrl-] typed
+three times. Other distributions' kernels boot too.`,
 		Example: `  boxlite vm --kernel vmlinux --initrd initramfs.cpio --cmdline "console=ttyS0"
   boxlite vm --kernel bzImage --disk root.img:ro --cmdline "console=ttyS0 root=/dev/vda ro"`,
 		Args: cobra.NoArgs,
@@ -47,7 +51,7 @@ ends when the guest powers off or resets, or on SIGINT or SIGTERM.`,
 	return c
 }
 
-func runVM(ctx context.Context, o *vmOptions) error {
+func runVM(ctx context.Context, o *vmOptions) (err error) {
 	ctx, cancel := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
 	defer cancel()
 	cfg := machine.Config{CPUs: o.cpus, MemoryMiB: o.memory, Cmdline: o.cmdline, Serial: os.Stdout}
@@ -63,11 +67,27 @@ func runVM(ctx context.Context, o *vmOptions) error {
 		}
 		defer cfg.Initrd.Close()
 	}
+	disks, err := openDisks(o.disks)
+	defer func() { err = errors.Join(err, disks.close()) }()
+	if err != nil {
+		return err
+	}
+	cfg.Devices = disks.devices
 	m, err := machine.New(cfg)
 	if err != nil {
 		return err
 	}
 	defer m.Close()
+	if isTerminal(os.Stdin) {
+		restore, err := rawTerminal(os.Stdin)
+		if err != nil {
+			return err
+		}
+		defer restore()
+	}
+	go func() { // ends with the process: a read of standard input cannot be taken back
+		_, _ = io.Copy(m.SerialInput(), &escape{r: os.Stdin, stop: cancel})
+	}()
 	outcome, err := m.Run(ctx)
 	if o.stats {
 		printStats(m.Stats())
@@ -89,4 +109,64 @@ func printStats(s machine.Stats) {
 	for _, d := range s.Devices {
 		fmt.Fprintf(os.Stderr, "device %s notifications %d interrupts %d driver errors %d\n", d.Name, d.Notifications, d.Interrupts, d.DriverErrors)
 	}
+}
+
+// disks are the block devices of a VM.
+type disks struct {
+	devices []virtio.Device
+	closes  []func() error
+}
+
+// openDisks opens "FILE[:ro]" each; what it opened is in the result also when
+// it fails.
+func openDisks(specs []string) (d disks, err error) {
+	for _, s := range specs {
+		path, ro := strings.CutSuffix(s, ":ro")
+		if path == "" {
+			return d, fmt.Errorf("vm: --disk %q: want FILE or FILE:ro", s)
+		}
+		file, err := blk.OpenFile(path, blk.Options{ReadOnly: ro})
+		if err != nil {
+			return d, fmt.Errorf("vm: %w", err)
+		}
+		dev, err := blk.New(file, blk.Config{})
+		if err != nil {
+			return d, fmt.Errorf("vm: disk %s: %w", path, err)
+		}
+		d.devices, d.closes = append(d.devices, dev), append(d.closes, dev.Close)
+	}
+	return d, nil
+}
+
+// close comes after the machine is closed.
+func (d *disks) close() error {
+	var errs []error
+	for _, c := range d.closes {
+		errs = append(errs, c())
+	}
+	return errors.Join(errs...)
+}
+
+// escape watches keys for the way out: the same control character three times.
+type escape struct {
+	r    io.Reader
+	stop func()
+	n    int
+}
+
+const (
+	escapeKey   = 0x1d // Ctrl-]
+	escapeCount = 3
+)
+
+func (e *escape) Read(p []byte) (int, error) {
+	n, err := e.r.Read(p)
+	for _, c := range p[:n] {
+		if c != escapeKey {
+			e.n = 0
+		} else if e.n++; e.n == escapeCount {
+			e.stop()
+		}
+	}
+	return n, err
 }
