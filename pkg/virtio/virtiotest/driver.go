@@ -180,13 +180,14 @@ func (d *Driver) Offered() virtio.Features {
 	return f | virtio.Features(d.Read(RegDeviceFeatures))<<32
 }
 
-// Alloc returns n bytes of RAM aligned to 4096 that nobody else uses.
+// Alloc returns n zero bytes of RAM, aligned to 4096, that nobody else uses.
 func (d *Driver) Alloc(n int) guestmem.GPA {
 	at := d.next
 	d.next += (guestmem.GPA(n) + 4095) &^ 4095
 	if d.next > LowBase+LowSize {
 		d.T.Fatalf("virtiotest: out of RAM")
 	}
+	clear(d.Bytes(at, n))
 	return at
 }
 

@@ -1,5 +1,5 @@
 //go:build !race
 
-package blk_test
+package virtiotest
 
 const raceEnabled = false
