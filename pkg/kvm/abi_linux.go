@@ -48,6 +48,7 @@ const (
 	capMaxVCPUs         = 66
 	capTSCDeadlineTimer = 72
 	capMaxVCPUID        = 128
+	capImmediateExit    = 136
 	capPMUCapability    = 212
 )
 
@@ -72,8 +73,9 @@ const (
 
 // struct kvm_run: offsets of what is read from the mapping of a vCPU
 const (
-	runExitReason = 8
-	runUnion      = 32 // the exit's own structure
+	runImmediateExit = 1
+	runExitReason    = 8
+	runUnion         = 32 // the exit's own structure
 
 	ioDirection  = runUnion + 0
 	ioSize       = runUnion + 1

@@ -11,6 +11,7 @@ var (
 	cmdSetIdentityMapAddr = cmd{0x4008ae48, "KVM_SET_IDENTITY_MAP_ADDR"}
 	cmdCreateIRQChip      = cmd{0xae60, "KVM_CREATE_IRQCHIP"}
 	cmdCreatePIT2         = cmd{0x4040ae77, "KVM_CREATE_PIT2"}
+	cmdGetClock           = cmd{0x8030ae7c, "KVM_GET_CLOCK"}
 )
 
 // ioctls of a vCPU
@@ -147,3 +148,14 @@ type vcpuEvents struct { // kvm_vcpu_events
 	ExceptionHasPayload uint8
 	ExceptionPayload    uint64
 }
+
+type clockData struct { // kvm_clock_data
+	Clock    uint64
+	Flags    uint32
+	_        uint32
+	Realtime uint64
+	HostTSC  uint64
+	_        [4]uint32
+}
+
+const clockTSCStable = 2 // KVM_CLOCK_TSC_STABLE

@@ -37,6 +37,9 @@ func (c *vcpu) SetEntry(e hv.Entry) error {
 	if e.X86 == nil || e.ARM64 != nil {
 		return fmt.Errorf("kvm: entry of vCPU %d: %w", c.id, errNoX86Entry)
 	}
+	if err := c.settle(); err != nil {
+		return fmt.Errorf("kvm: entry of vCPU %d: %w", c.id, err)
+	}
 	x := e.X86
 	s := c.arch.reset
 	flat := segment{Limit: 0xffffffff, Selector: selectorData, Type: segmentData, Present: 1, DB: 1, S: 1, G: 1}

@@ -8,7 +8,7 @@ const archMaxCPUs = 254
 
 const remedyAbsent = "turn on VT-x or AMD-V in the firmware and run `sudo modprobe kvm_intel` or `sudo modprobe kvm_amd`; in a virtual machine, turn on nested virtualization; in a container, pass --device /dev/kvm"
 
-// All are older than the oldest kernel in support (Linux 4.x).
+// Linux 4.13 of 2017 has them all.
 var requiredCaps = []namedCap{
 	{capIRQChip, "KVM_CAP_IRQCHIP"},
 	{capUserMemory, "KVM_CAP_USER_MEMORY"},
@@ -20,6 +20,7 @@ var requiredCaps = []namedCap{
 	{capSetIdentityMap, "KVM_CAP_SET_IDENTITY_MAP_ADDR"},
 	{capVCPUEvents, "KVM_CAP_VCPU_EVENTS"},
 	{capGetTSCKHz, "KVM_CAP_GET_TSC_KHZ"},
+	{capImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"},
 }
 
 // archSystem is what x86 asks of /dev/kvm once.

@@ -17,6 +17,7 @@ type vcpu struct {
 	fd   int // -1 when closed
 	id   int
 	run  []byte // kvm_run and the pages behind it
+	ran  bool   // Run returned, and may have left an access to complete
 	kick kicker
 	arch archVCPU
 }
@@ -59,6 +60,7 @@ func (c *vcpu) Run(e *hv.Exit) error {
 		switch errno {
 		case 0:
 			if c.decode(e) {
+				c.ran = true
 				return nil
 			}
 		case unix.EINTR:
@@ -72,6 +74,29 @@ func (c *vcpu) Run(e *hv.Exit) error {
 			return fmt.Errorf("kvm: run vCPU %d: %w", c.id, os.NewSyscallError(cmdRun.name, errno))
 		}
 	}
+}
+
+// settle completes the access that the last exit was for, without running the
+// guest (KVM API §5, "the pending operations must be completed by re-entering").
+// Registers written before that would be changed by it.
+func (c *vcpu) settle() error {
+	if !c.ran {
+		return nil
+	}
+	c.run[runImmediateExit] = 1
+	defer func() { c.run[runImmediateExit] = 0 }()
+	// An access of several parts exits for each of them; nobody answers them any more.
+	for range 1 << 16 {
+		switch _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(c.fd), cmdRun.nr, 0); errno {
+		case 0, unix.EAGAIN:
+		case unix.EINTR:
+			c.ran = false
+			return nil
+		default:
+			return os.NewSyscallError(cmdRun.name, errno)
+		}
+	}
+	return errors.New("an access that never completes")
 }
 
 // Kick implements [hv.VCPU].

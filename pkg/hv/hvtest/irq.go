@@ -24,25 +24,25 @@ func startIRQ(t *testing.T, s *suite, code, handler []byte, redirection uint64) 
 	m := newMachine(t, s, 1)
 	m.load(handlerAddr, handler)
 	gdt := make([]byte, 0x20)
-	le.PutUint64(gdt[0x10:], 0x00cf_9b00_0000_ffff) // flat code
-	le.PutUint64(gdt[0x18:], 0x00cf_9300_0000_ffff) // flat data
+	le.PutUint64(gdt[0x10:], 0x00af_9b00_0000_ffff) // 64-bit code
+	le.PutUint64(gdt[0x18:], 0x00cf_9300_0000_ffff) // data
 	m.load(gdtAddr, gdt)
 	m.load(gdtAddr+0x100, tablePointer(len(gdt), gdtAddr))
-	idt := make([]byte, 256*8)
-	// 32-bit interrupt gate, selector 0x10.
-	le.PutUint64(idt[irqVector*8:], 0x0000_8e00_0010_0000|handlerAddr)
+	idt := make([]byte, 256*16)
+	// 64-bit interrupt gate, selector 0x10.
+	le.PutUint64(idt[irqVector*16:], 0x0000_8e00_0010_0000|handlerAddr)
 	m.load(idtAddr, idt)
 	m.load(gdtAddr+0x110, tablePointer(len(idt), idtAddr))
-	m.start32(code, redirection)
+	m.start64(code, hv.X86Entry{RBX: redirection, RSP: stackAddr})
 	m.wantOut(deviceByte, 1, 1)
 	return m
 }
 
 // tablePointer is the operand of LGDT and LIDT.
-func tablePointer(size int, base uint32) []byte {
-	p := make([]byte, 6)
+func tablePointer(size int, base uint64) []byte {
+	p := make([]byte, 10)
 	le.PutUint16(p, uint16(size-1))
-	le.PutUint32(p[2:], base)
+	le.PutUint64(p[2:], base)
 	return p
 }
 
@@ -84,7 +84,11 @@ func testIRQLevel(t *testing.T, s *suite) {
 			m.wantOut(deviceByte, 1, irqVector)
 		}
 		require.NoError(t, m.vm.SetIRQ(irqLine, false))
-		m.wantQuiet()
+		later(t, m.cpu.Kick)
+		if m.run().Reason == hv.ExitPIO { // one may have been latched before
+			m.run()
+		}
+		require.Equal(t, hv.ExitKicked, m.exit.Reason, "%+v", m.exit)
 	}
 }
 

@@ -12,11 +12,11 @@ import (
 )
 
 var kickTests = []test{
-	{name: "KickBefore", run: testKickBefore},
-	{name: "KickSpinning", run: func(t *testing.T, s *suite) { testKicks(t, s, x86Spin, 40_000) }},
-	{name: "KickExiting", run: func(t *testing.T, s *suite) { testKicks(t, s, x86PortLoop, 40_000) }},
-	{name: "KickHalted", run: func(t *testing.T, s *suite) { testKicks(t, s, x86Halt, 20_000) }},
-	{name: "KickStorm", run: testKickStorm},
+	{"KickBefore", testKickBefore},
+	{"KickSpinning", func(t *testing.T, s *suite) { testKicks(t, s, x86Spin, 40_000) }},
+	{"KickExiting", func(t *testing.T, s *suite) { testKicks(t, s, x86PortLoop, 40_000) }},
+	{"KickHalted", func(t *testing.T, s *suite) { testKicks(t, s, x86Halt, 20_000) }},
+	{"KickStorm", testKickStorm},
 }
 
 // testKickBefore: a kick waits for the next Run, and is used up by it.

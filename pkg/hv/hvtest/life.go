@@ -11,9 +11,9 @@ import (
 )
 
 var lifeTests = []test{
-	{name: "BadConfig", run: testBadConfig},
-	{name: "Close", run: testClose},
-	{name: "NoLeak", run: testNoLeak},
+	{"BadConfig", testBadConfig},
+	{"Close", testClose},
+	{"NoLeak", testNoLeak},
 }
 
 func testBadConfig(t *testing.T, s *suite) {
