@@ -14,14 +14,13 @@
 //
 // # Address space
 //
-// The superblock carries a device table with one slot per blob (its tag is the
-// layer's DiffID in hex, so an index says what belongs behind it). Block
-// addresses in inodes are those of the whole device. Linux 6.4 and later mount
-// the concatenation with no option: erofs_scan_devices finds no device= and
-// treats the table as flattened. The same index mounts with one device= for
-// each blob, because erofs_map_dev finds the blob by its mapped_blkaddr.
-// Because addresses are absolute, a file needs no chunk index: 32 or 64 bytes
-// of inode are all there is of it.
+// The concatenation is an ordinary EROFS image of one device: block addresses
+// in inodes count from its start, and the index knows where each blob begins.
+// So a file is one extent that needs no map, only its inode of 32 or 64 bytes;
+// there is no device table and no feature that Linux 5.4, erofs-utils or
+// anybody else would have to know, except chunks (5.15) where a sparse file
+// has holes. Which blobs belong behind an index is recorded in front of its
+// superblock, in bytes that EROFS leaves to others: see ReadImageInfo.
 //
 // # Semantics
 //

@@ -19,7 +19,7 @@ type place struct {
 
 // layout decides where everything goes. The index is
 //
-//	block 0: superblock at 1024, device table at 1152, then inodes
+//	block 0: header at 0, superblock at 1024, parts at 1152, then inodes
 //	inodes, in the order of visit, with small data behind each
 //	data blocks of large directories
 //
@@ -34,13 +34,13 @@ type layout struct {
 	chunked bool
 }
 
-// newLayout places the tree behind a table of devices slots. It fails if the
-// index would have more than max bytes.
-func newLayout(root *inode, devices int, max int64) (*layout, error) {
+// newLayout places the tree behind a table of parts. It fails if the index
+// would have more than max bytes.
+func newLayout(root *inode, parts int, max int64) (*layout, error) {
 	l := &layout{root: root}
 	l.visit(root)
 	l.chooseTime()
-	pos := int64(devOffset + devices*devSize)
+	pos := align(int64(partOffset+parts*partSize), slotSize)
 	for _, n := range l.order {
 		pos = l.place(n, pos)
 		if pos > max {

@@ -25,9 +25,9 @@ func Merge(ctx context.Context, index io.Writer, layers []LayerSource, opts Merg
 	return info, nil
 }
 
-// maxDevices bounds the parts of one device. The root inode lies behind the
-// device table and its node id has 16 bits.
-const maxDevices = 4096
+// maxParts bounds the parts of one device. The root inode lies behind their
+// table and its node id has 16 bits.
+const maxParts = 4096
 
 func merge(ctx context.Context, layers []LayerSource, opts MergeOptions) (ImageInfo, []byte, error) {
 	if len(layers) == 0 {
@@ -62,7 +62,7 @@ func merge(ctx context.Context, layers []LayerSource, opts MergeOptions) (ImageI
 		}
 		partOf[i] = p
 	}
-	if len(parts) > maxDevices {
+	if len(parts) > maxParts {
 		return ImageInfo{}, nil, fmt.Errorf("image of %d blobs: %w", len(parts), ErrLimit)
 	}
 	l, err := newLayout(t.root, len(parts), opts.MaxIndex)
@@ -141,9 +141,9 @@ func (c *chunkMap) storedBlocks(size uint64) uint64 {
 	return blocks
 }
 
-// seal writes device table and superblock. The UUID is made from the whole
-// index, whose device table names the contents of the blobs, so it changes
-// when anything in the image does.
+// seal writes header, table of parts and superblock. The UUID is made from the
+// whole index, whose table names the contents of the blobs, so it changes when
+// anything in the image does.
 func (l *layout) seal(b []byte, info *ImageInfo) {
 	sb := superblock{
 		compat:       compatChecksum | compatMtime,
@@ -151,22 +151,12 @@ func (l *layout) seal(b []byte, info *ImageInfo) {
 		inodes:       uint64(len(l.order)),
 		buildSeconds: uint64(l.sec),
 		buildNanos:   l.nsec,
-		blocks:       uint32(l.size >> blockBits),
-		devices:      uint16(len(info.Parts)),
+		blocks:       uint32(info.TotalSize >> blockBits),
 	}
 	if l.chunked {
 		sb.incompat |= incompatChunked
 	}
-	if len(info.Parts) > 0 {
-		sb.incompat |= incompatDevices
-		sb.devSlot = devOffset / devSize
-	}
-	for i, p := range info.Parts { // erofs_deviceslot
-		d := b[devOffset+i*devSize:]
-		copy(d[:64], p.DiffID)
-		le.PutUint32(d[64:], uint32(p.Size>>blockBits))
-		le.PutUint32(d[68:], uint32(p.Offset>>blockBits))
-	}
+	writeParts(b, info)
 	sb.encode(b[superOffset:])
 	sum := sha256.Sum256(b)
 	copy(sb.uuid[:], sum[:])

@@ -11,9 +11,7 @@ const (
 	superSize   = 128
 	superMagic  = 0xE0F5E1E2
 
-	slotSize  = 32  // unit of node ids: erofs_inode_compact
-	devSize   = 128 // erofs_deviceslot
-	devOffset = superOffset + superSize
+	slotSize = 32 // unit of node ids: erofs_inode_compact
 
 	compactSize  = 32
 	extendedSize = 64
@@ -22,7 +20,6 @@ const (
 	compatMtime    = 0x2 // EROFS_FEATURE_COMPAT_MTIME
 
 	incompatChunked = 0x4 // EROFS_FEATURE_INCOMPAT_CHUNKED_FILE
-	incompatDevices = 0x8 // EROFS_FEATURE_INCOMPAT_DEVICE_TABLE
 
 	layoutPlain  = 0 // EROFS_INODE_FLAT_PLAIN
 	layoutInline = 2 // EROFS_INODE_FLAT_INLINE
@@ -84,7 +81,7 @@ func fileType(mode uint16) byte {
 var le = binary.LittleEndian
 
 // superblock is erofs_super_block without the fields that are always zero
-// here: meta_blkaddr, xattr_blkaddr, dirblkbits and all of compression.
+// here: meta_blkaddr, xattr_blkaddr, dirblkbits, devices and compression.
 type superblock struct {
 	checksum     uint32
 	compat       uint32
@@ -93,10 +90,8 @@ type superblock struct {
 	inodes       uint64
 	buildSeconds uint64
 	buildNanos   uint32
-	blocks       uint32 // of the index alone
+	blocks       uint32 // of the device
 	uuid         [16]byte
-	devices      uint16
-	devSlot      uint16
 }
 
 func (s *superblock) encode(b []byte) {
@@ -111,8 +106,6 @@ func (s *superblock) encode(b []byte) {
 	le.PutUint32(b[36:], s.blocks)
 	copy(b[48:64], s.uuid[:])
 	le.PutUint32(b[80:], s.incompat)
-	le.PutUint16(b[86:], s.devices)
-	le.PutUint16(b[88:], s.devSlot)
 }
 
 // superChecksum covers the rest of block 0 from the superblock on, with the

@@ -7,7 +7,7 @@ type indexWriter struct {
 	base []uint32 // first block of each layer's blob in the device
 }
 
-// write returns the bytes of the index, without superblock and device table.
+// write returns the bytes of the index, without what seal adds.
 func (l *layout) write(base []uint32) []byte {
 	w := &indexWriter{layout: l, b: make([]byte, l.size), base: base}
 	for _, n := range l.order {

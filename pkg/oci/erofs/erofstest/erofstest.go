@@ -31,25 +31,17 @@ type Image struct {
 	Incompat uint32
 	Root     uint64 // node id
 	Inodes   uint64
-	Blocks   uint32 // of the index
-	Devices  []Device
+	Blocks   uint32
 
 	buildSec  int64
 	buildNsec uint32
-}
-
-// Device is one slot of the device table.
-type Device struct {
-	Tag    string
-	Blocks uint32
-	Mapped uint32
 }
 
 func bad(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrImage, fmt.Sprintf(format, args...))
 }
 
-// Open checks superblock and device table of a device of size bytes.
+// Open checks the superblock of a device of size bytes.
 func Open(r io.ReaderAt, size int64) (*Image, error) {
 	img := &Image{r: r, size: size}
 	b, err := img.bytes(0, block)
@@ -66,7 +58,7 @@ func Open(r io.ReaderAt, size int64) (*Image, error) {
 		return nil, bad("extension slots, directory block bits or meta_blkaddr not zero")
 	}
 	img.Compat, img.Incompat = le.Uint32(s[8:]), le.Uint32(s[80:])
-	if img.Compat != 3 || img.Incompat&^0xc != 0 {
+	if img.Compat != 3 || img.Incompat&^4 != 0 {
 		return nil, bad("features %#x %#x", img.Compat, img.Incompat)
 	}
 	sum := le.Uint32(s[4:])
@@ -79,25 +71,11 @@ func Open(r io.ReaderAt, size int64) (*Image, error) {
 	img.buildSec, img.buildNsec = int64(le.Uint64(s[24:])), le.Uint32(s[32:])
 	img.Blocks = le.Uint32(s[36:])
 	copy(img.UUID[:], s[48:])
-	devices, slot := int64(le.Uint16(s[86:])), int64(le.Uint16(s[88:]))
-	if (devices > 0) != (img.Incompat&8 != 0) {
-		return nil, bad("%d devices with features %#x", devices, img.Incompat)
+	if le.Uint16(s[86:]) != 0 {
+		return nil, bad("%d extra devices", le.Uint16(s[86:]))
 	}
-	end := uint64(img.Blocks)
-	for i := range devices {
-		d, err := img.bytes((slot+i)*128, 128)
-		if err != nil {
-			return nil, err
-		}
-		dev := Device{string(d[:64]), le.Uint32(d[64:]), le.Uint32(d[68:])}
-		if uint64(dev.Mapped) != end || dev.Blocks == 0 {
-			return nil, bad("device %d: %d blocks at %d, want %d", i, dev.Blocks, dev.Mapped, end)
-		}
-		end += uint64(dev.Blocks)
-		img.Devices = append(img.Devices, dev)
-	}
-	if end*block != uint64(size) {
-		return nil, bad("%d blocks in a device of %d bytes", end, size)
+	if int64(img.Blocks)*block != size {
+		return nil, bad("%d blocks in a device of %d bytes", img.Blocks, size)
 	}
 	return img, nil
 }
