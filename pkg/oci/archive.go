@@ -86,7 +86,7 @@ func (a *tarSet) unpack(ctx context.Context, s *Store) error {
 	if err != nil {
 		return s.diskError(err, 0)
 	}
-	a.f.Close()
+	defer a.f.Close() // the archive; from now on a.f is what it unpacks to
 	a.f, a.temp = tmp, true
 	copied, err := io.Copy(tmp, io.LimitReader(plain, s.opts.MaxLayer+1))
 	if err == nil && copied > s.opts.MaxLayer {

@@ -19,12 +19,12 @@ type Platform struct {
 // guests are always linux and run on the host's own architecture.
 func DefaultPlatform() Platform { return Platform{OS: "linux", Architecture: runtime.GOARCH} }
 
-// ParsePlatform reads "os/arch[/variant]" or "arch" alone, in docker's or
+// ParsePlatform reads "os/arch[/variant]", "arch" or "arch/vN", in docker's or
 // uname's names.
 func ParsePlatform(s string) (Platform, error) {
 	parts := strings.Split(s, "/")
-	if len(parts) == 1 {
-		parts = []string{"linux", parts[0]}
+	if len(parts) == 1 || len(parts) == 2 && strings.HasPrefix(parts[1], "v") {
+		parts = append([]string{"linux"}, parts...)
 	}
 	if len(parts) > 3 {
 		return Platform{}, fail(ErrReference, "oci: platform %q is not os/arch[/variant]", clip(s))

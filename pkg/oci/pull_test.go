@@ -201,12 +201,12 @@ func TestLostFilesAreFetchedAgain(t *testing.T) {
 func TestNoSpace(t *testing.T) {
 	srv := newServer(t)
 	s := newStore(t)
-	want := imageOf(t, nil, tarOf(t, "f", noise(7, 4<<20)))
+	want := imageOf(t, nil, tarOf(t, "f", noise(7, 1<<20)))
 	ref := srv.push("app", "x", want)
-	s.freeSpace = func() int64 { return 1 << 20 }
+	s.freeSpace = func() int64 { return 1 << 18 }
 	_, err := s.Pull(t.Context(), ref, PullOptions{})
 	require.ErrorIs(t, err, ErrNoSpace)
-	require.ErrorContains(t, err, "4.0 MiB needed, 1.0 MiB free")
+	require.ErrorContains(t, err, "1.0 MiB needed, 256.0 KiB free")
 	require.Zero(t, srv.count(digestOf(want.layers[0])))
 	requireEmpty(t, s)
 }

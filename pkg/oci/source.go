@@ -81,22 +81,25 @@ func (s *Store) stamp(ctx context.Context, t target) (string, error) {
 	return stamp, nil
 }
 
-// pathError names the file or folder a reference means, once.
+// pathError words a failure to read t's file or folder, whose own name the
+// caller's message begins with.
 func pathError(t target, err error) error {
-	var pe *fs.PathError
-	why := err
-	if errors.As(err, &pe) && (pe.Path == t.path || strings.HasPrefix(pe.Path, t.path+"/")) {
-		why = pe.Err
-		if pe.Path != t.path {
-			return kindOfPath(err, "%s: %s: %w", t, strings.TrimPrefix(pe.Path, t.path+"/"), why)
-		}
+	if isKind(err) {
+		return err
 	}
-	return kindOfPath(err, "%s: %w", t, why)
-}
-
-func kindOfPath(err error, format string, args ...any) error {
+	kind := ErrUnsupported
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
-		return fail(ErrNotFound, format, args...)
+		kind = ErrNotFound
 	}
-	return fail(ErrUnsupported, format, args...)
+	var pe *fs.PathError
+	if !errors.As(err, &pe) {
+		return fail(kind, "%w", err)
+	}
+	if rel, ok := strings.CutPrefix(pe.Path, t.path+"/"); ok {
+		return fail(kind, "%s: %w", rel, pe.Err)
+	}
+	if pe.Path == t.path {
+		return fail(kind, "%w", pe.Err)
+	}
+	return fail(kind, "%w", err)
 }
