@@ -40,14 +40,12 @@ const (
 	capNRMemslots       = 10
 	capMPState          = 14
 	capIRQFD            = 32
-	capPIT2             = 33
 	capIOEventFD        = 36
 	capSetIdentityMap   = 37 // KVM_CAP_SET_IDENTITY_MAP_ADDR
 	capVCPUEvents       = 41
 	capGetTSCKHz        = 61
 	capMaxVCPUs         = 66
 	capTSCDeadlineTimer = 72
-	capMaxVCPUID        = 128
 	capImmediateExit    = 136
 	capPMUCapability    = 212
 )

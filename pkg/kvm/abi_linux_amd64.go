@@ -33,14 +33,12 @@ var (
 )
 
 const (
-	pitSpeakerDummy     = 1 // KVM_PIT_SPEAKER_DUMMY
-	mpStateRunnable     = 0 // KVM_MP_STATE_RUNNABLE
-	pmuCapDisable       = 1 // KVM_PMU_CAP_DISABLE
-	cpuidFlagIndex      = 1 // KVM_CPUID_FLAG_SIGNIFCANT_INDEX
-	maxCPUIDEntries     = 256
-	maxMSRs             = 16
-	vcpuEventNMIPending = 1 // KVM_VCPUEVENT_VALID_NMI_PENDING
-	vcpuEventShadow     = 4 // KVM_VCPUEVENT_VALID_SHADOW
+	pitSpeakerDummy = 1 // KVM_PIT_SPEAKER_DUMMY
+	mpStateRunnable = 0 // KVM_MP_STATE_RUNNABLE
+	pmuCapDisable   = 1 // KVM_PMU_CAP_DISABLE
+	cpuidFlagIndex  = 1 // KVM_CPUID_FLAG_SIGNIFCANT_INDEX
+	maxCPUIDEntries = 256
+	maxMSRs         = 16
 )
 
 type regs struct { // kvm_regs
@@ -141,7 +139,7 @@ type vcpuEvents struct { // kvm_vcpu_events
 	SIPIVector uint32
 	Flags      uint32
 
-	SMI         struct{ SMM, Pending, InsideNMI, LatchedINIT uint8 }
+	SMI         struct{ SMM, Pending, SMMInsideNMI, LatchedINIT uint8 }
 	TripleFault struct{ Pending uint8 }
 
 	_                   [26]uint8
