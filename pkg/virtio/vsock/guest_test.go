@@ -63,7 +63,7 @@ func boot(t testing.TB, d *Device, f virtio.Features) *guest {
 	g := &guest{t: t, d: d, irq: make(chan struct{}, 1)}
 	mem := virtiotest.NewMemory(t)
 	g.drv = virtiotest.New(t, mem, nil)
-	tr := mmio.New(d, mem, mmio.Config{Interrupt: func() { poke(g.irq) }, Log: g.drv.Log})
+	tr := mmio.New(d, mem, mmio.Config{Interrupt: func() { poke(g.irq); g.drv.Interrupt() }, Log: g.drv.Log})
 	g.drv.Regs, g.drv.Transport = tr, tr
 	t.Cleanup(func() { tr.Close() })
 	g.up(f)
