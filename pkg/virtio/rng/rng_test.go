@@ -119,7 +119,7 @@ func TestNoAllocations(t *testing.T) {
 	virtiotest.NoAllocations(t, func() { d.Do(0, bufs...) })
 }
 
-func FuzzRequests(f *testing.F) { virtiotest.FuzzDevice(f, suite) }
+func FuzzDriver(f *testing.F) { virtiotest.FuzzDevice(f, suite) }
 
 func BenchmarkRequest64(b *testing.B) {
 	d := virtiotest.Attach(b, device(b))

@@ -27,7 +27,7 @@ func FuzzDevice(f *testing.F, s Suite, seeds ...[]byte) {
 		d.Up(features)
 		in := d.Put(program) // what readable buffers say
 		out := d.Alloc(1 << 16)
-		i := interpreter{d: d, p: program, in: in, out: out}
+		i := interpreter{d: d, p: program, in: in, out: out, stimulate: s.stimulate}
 		for n := 0; n < 200 && i.step(); n++ {
 		}
 		// The device may be at any point now. It must stop, start and work.
@@ -67,6 +67,8 @@ type interpreter struct {
 	d       *Driver
 	p       []byte
 	in, out guestmem.GPA
+
+	stimulate func(*Driver)
 }
 
 func (i *interpreter) u8() byte {
@@ -129,7 +131,17 @@ func (i *interpreter) step() bool {
 			}
 		}
 	case opStimulate:
-		i.d.Write(RegInterruptACK, uint32(sel))
+		i.stimulate(i.d)
 	}
 	return true
+}
+
+// stimulate makes happen what queues wait for.
+func (s Suite) stimulate(d *Driver) {
+	if s.Stimulate == nil {
+		return
+	}
+	for _, q := range s.Waits {
+		s.Stimulate(d, q)
+	}
 }

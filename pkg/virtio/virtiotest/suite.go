@@ -128,11 +128,7 @@ func (s Suite) noQueues(t *testing.T) {
 		for q := range n {
 			d.Write(RegQueueNotify, uint32(q))
 		}
-		if s.Stimulate != nil {
-			for _, q := range s.Waits {
-				s.Stimulate(d, q)
-			}
-		}
+		s.stimulate(d)
 		require.False(t, d.NeedsReset(), "%q", d.Logged())
 	}
 	d.Up(d.dev.Features())
