@@ -28,6 +28,7 @@ const (
 	hdrInitSize        = 0x260 // u32: memory the kernel needs from its address on
 	hdrEnd             = 0x264 // of what is read here
 	hdrLimit           = 0x290 // where boot_params has other fields
+	zeroPageRSDP       = 0x070 // u64, read from protocol 2.14 on
 	zeroPageE820Count  = 0x1e8 // u8
 	zeroPageE820       = 0x2d0 // 20 bytes each, at most 128
 	loadflagLoadedHigh = 1 << 0
@@ -131,6 +132,7 @@ func (k *bzImage) zeroPage(d bootData) []byte {
 	le.PutUint32(z[hdrCmdLinePtr:], cmdlineAddr)
 	le.PutUint32(z[hdrRamdiskImage:], uint32(d.initrd))
 	le.PutUint32(z[hdrRamdiskSize:], uint32(d.initrdSize))
+	le.PutUint64(z[zeroPageRSDP:], acpiAddr)
 	z[zeroPageE820Count] = byte(len(d.memMap))
 	for i, e := range d.memMap {
 		p := z[zeroPageE820+20*i:]

@@ -20,7 +20,8 @@ import (
 //	0x0_0002_0000  command line, 64 KiB
 //	0x0_0009_e000  MP configuration table          -+
 //	0x0_0009_fc00  MP floating pointer              | reserved in the memory map
-//	0x0_000a_0000  where a PC has VGA and BIOS     -+
+//	0x0_000a_0000  where a PC has VGA and BIOS      |
+//	0x0_000e_0000  ACPI tables, 16 KiB             -+
 //	0x0_0010_0000  kernel (usually from 16 MiB), free RAM, initrd at the top
 //	0x0_c000_0000  end of low RAM at the latest; hole for devices
 //	0x0_d000_0000  virtio-mmio, 4 KiB each
@@ -43,6 +44,8 @@ const (
 	mpTableAddr   = 0x9_e000
 	mpTableRoom   = mpPointerAddr - mpTableAddr
 	mpPointerAddr = 0x9_fc00 // last KiB of base memory: MP specification 1.4 §4
+	acpiAddr      = 0xe_0000 // ACPI 6.3 §5.2.5.1: the BIOS read-only memory space
+	acpiRoom      = 0x4000
 	lowReserved   = mpTableAddr
 	highMemory    = 0x10_0000 // what is below belongs to tables; kernels start here
 

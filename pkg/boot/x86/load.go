@@ -48,8 +48,8 @@ type bootData struct {
 	memMap     []e820Entry
 }
 
-// Load puts kernel, initrd, command line, memory map and MP table into RAM,
-// which must be fresh (all zero), laid out by [Ranges] and not yet running. On
+// Load puts kernel, initrd, command line, memory map, MP table and ACPI tables
+// into RAM, which must be fresh (all zero), laid out by [Ranges] and not yet running. On
 // an error RAM is of no further use.
 func Load(mem *guestmem.Memory, p boot.Params) (Entry, error) {
 	low := lowEnd(mem)
@@ -94,6 +94,9 @@ func Load(mem *guestmem.Memory, p boot.Params) (Entry, error) {
 		return Entry{}, err
 	}
 	if err := writeMPTable(mem, p.CPUs); err != nil {
+		return Entry{}, err
+	}
+	if err := writeACPI(mem, p.CPUs, p.Devices); err != nil {
 		return Entry{}, err
 	}
 	entry, placed, err := kernel.load(mem, data)

@@ -314,3 +314,64 @@ func TestCommandLineHoldsAllDevices(t *testing.T) {
 	_, err := p.CommandLine((&vmlinux{}).cmdlineLimit())
 	require.NoError(t, err)
 }
+
+// The tables are found from the root pointer as a kernel finds them, and add up.
+func TestACPI(t *testing.T) {
+	for _, cpus := range []int{1, 2, MaxCPUs} {
+		mem := newRAM(t, MinMemory)
+		var devices []boot.Device
+		for n := range MaxVirtio {
+			d, err := Virtio(n)
+			require.NoError(t, err)
+			devices = append(devices, d)
+		}
+		require.NoError(t, writeACPI(mem, cpus, devices))
+		table := func(at uint64, signature string) []byte {
+			b := ram(t, mem, at, int(le.Uint32(ram(t, mem, at+4, 4))))
+			require.Equal(t, signature, string(b[:4]))
+			require.Zero(t, sum(b), signature)
+			require.Zero(t, at%16)
+			return b
+		}
+		root := ram(t, mem, acpiAddr, 36)
+		require.Equal(t, "RSD PTR ", string(root[:8]))
+		require.Zero(t, sum(root[:20]))
+		require.Zero(t, sum(root))
+		xsdt := table(le.Uint64(root[24:]), "XSDT")
+		require.Len(t, xsdt, acpiHeader+16)
+		fadt := table(le.Uint64(xsdt[36:]), "FACP")
+		require.Len(t, fadt, fadtSize)
+		madt := table(le.Uint64(xsdt[44:]), "APIC")
+		ids := 0
+		for b := madt[44:]; len(b) > 0; b = b[b[1]:] {
+			if b[0] == madtLAPIC {
+				require.EqualValues(t, ids, b[3])
+				ids++
+			}
+		}
+		require.Equal(t, cpus, ids)
+		dsdt := table(le.Uint64(fadt[140:]), "DSDT")
+		require.Equal(t, MaxVirtio, strings.Count(string(dsdt), "LNRO0005"))
+		if cpus == 2 {
+			golden(t, "acpi.golden", ram(t, mem, acpiAddr, 0x400))
+		}
+	}
+	mem := newRAM(t, MinMemory)
+	require.ErrorContains(t, writeACPI(mem, 1, make([]boot.Device, 1000)), "of at most 16384")
+}
+
+func TestAMLPackageLength(t *testing.T) {
+	for _, n := range []int{0, 62, 63, 4093, 4094, 70_000} {
+		b := amlPackage([]byte{0x10}, make([]byte, n))
+		b = b[1:]
+		extra := int(b[0] >> 6)
+		length := int(b[0] & 0x3f)
+		if extra > 0 {
+			length = int(b[0] & 0x0f)
+			for i := range extra {
+				length |= int(b[1+i]) << (4 + 8*i)
+			}
+		}
+		require.Equal(t, len(b), length, "%d", n)
+	}
+}

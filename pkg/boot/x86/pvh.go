@@ -22,6 +22,7 @@ func writeStartInfo(mem *guestmem.Memory, d bootData) error {
 		le.PutUint64(info[16:], modListAddr)
 	}
 	le.PutUint64(info[24:], cmdlineAddr)
+	le.PutUint64(info[32:], acpiAddr)
 	le.PutUint64(info[40:], memMapAddr)
 	le.PutUint32(info[48:], uint32(len(d.memMap)))
 	table := make([]byte, 0, 24*len(d.memMap))
