@@ -63,6 +63,6 @@ binary, no daemon, no root.`,
 	}
 	c.CompletionOptions.HiddenDefaultCmd = true
 	g.add(c)
-	c.AddCommand(runCommand(g), pullCommand(g), imagesCommand(g), vmCommand(), versionCommand())
+	c.AddCommand(runCommand(g), pullCommand(g), imagesCommand(g), vmCommand(), doctorCommand(), versionCommand())
 	return c
 }

@@ -181,11 +181,6 @@ func (p *Process) WaitReady(ctx context.Context) ([]Event, error) {
 	}
 }
 
-// BootError says that a VM ended before its guest was ready.
-type BootError struct{ Report *Report }
-
-func (e *BootError) Error() string { return "boot: " + e.Report.String() }
-
 // Events returns what the process reported so far.
 func (p *Process) Events() []Event {
 	p.mu.Lock()

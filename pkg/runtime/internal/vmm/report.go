@@ -10,6 +10,11 @@ import (
 	"strings"
 )
 
+// BootError says that a VM ended before its guest was ready.
+type BootError struct{ Report *Report }
+
+func (e *BootError) Error() string { return "boot: " + e.Report.String() }
+
 // hint says what usually helps, where that is known.
 func hint(r *Report) string {
 	switch {
