@@ -35,6 +35,7 @@ type guest struct {
 	tx   []guestmem.GPA          // free
 	sent map[uint16]guestmem.GPA
 	last pkt
+	tick *time.Timer
 	hold bool // post no receive buffers again
 }
 
@@ -60,7 +61,8 @@ func newTestDevice(t testing.TB, cfg Config) *Device {
 // boot starts the device under a guest that has its queues set up.
 func boot(t testing.TB, d *Device, f virtio.Features) *guest {
 	t.Helper()
-	g := &guest{t: t, d: d, irq: make(chan struct{}, 1)}
+	g := &guest{t: t, d: d, irq: make(chan struct{}, 1), tick: time.NewTimer(virtiotest.Patience)}
+	t.Cleanup(func() { g.tick.Stop() })
 	mem := virtiotest.NewMemory(t)
 	g.drv = virtiotest.New(t, mem, nil)
 	tr := mmio.New(d, mem, mmio.Config{Interrupt: func() { poke(g.irq); g.drv.Interrupt() }, Log: g.drv.Log})
@@ -135,10 +137,11 @@ func (g *guest) recv() *pkt {
 
 func (g *guest) wait() {
 	g.t.Helper()
+	g.tick.Reset(virtiotest.Patience)
 	select {
 	case <-g.irq:
 		g.drv.Write(virtiotest.RegInterruptACK, 3)
-	case <-time.After(virtiotest.Patience):
+	case <-g.tick.C:
 		g.t.Fatalf("no interrupt in %v; log %q", virtiotest.Patience, g.drv.Logged())
 	}
 }
@@ -177,8 +180,7 @@ func (g *guest) slot() guestmem.GPA {
 			return at
 		}
 		if !g.drv.Rings[queueTX].WantInterrupt() {
-			g.wait()
-			poke(g.irq) // it may have been for the other queue too
+			g.wait() // callers look at the other queue afterwards
 		}
 	}
 }
@@ -189,11 +191,8 @@ func (g *guest) send(h header, data []byte) {
 	b := g.drv.Bytes(at, guestTxBuf)
 	copy(b, h[:])
 	n := copy(b[headerSize:], data)
-	bufs := []virtiotest.Buf{{Addr: at, Len: headerSize}}
-	if n > 0 {
-		bufs = append(bufs, virtiotest.Buf{Addr: at + headerSize, Len: uint32(n)})
-	}
-	g.sent[g.drv.Rings[queueTX].Add(bufs...)] = at
+	bufs := [...]virtiotest.Buf{{Addr: at, Len: headerSize}, {Addr: at + headerSize, Len: uint32(n)}}
+	g.sent[g.drv.Rings[queueTX].Add(bufs[:1+min(n, 1)]...)] = at
 	g.drv.Kick(queueTX)
 }
 

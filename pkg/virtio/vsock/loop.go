@@ -20,6 +20,7 @@ func (d *Device) Activate(a virtio.Activation) error {
 		return errors.New("vsock: device is closed, or active already")
 	}
 	d.irq, d.rx.q, d.tx.q, d.ev = a.IRQ, a.Queues[queueRX], a.Queues[queueTX], a.Queues[queueEvent]
+	d.vec = new(vector)
 	d.live, d.stopping, d.done = true, false, make(chan struct{})
 	// The goroutine finds all work there is before it waits, and asks for notifications then.
 	go d.loop(d.done)
@@ -44,7 +45,7 @@ func (d *Device) Reset() error {
 	d.drop()
 	d.rx = rxQueue{}
 	d.tx = txQueue{}
-	d.iov = nil // nothing points into RAM that may go away
+	d.iov, d.out, d.vec = nil, gathered{}, nil // nothing points into RAM that may go away
 	d.ev, d.evChain, d.irq, d.done, d.resetDue = nil, queue.Chain{}, nil, nil, false
 	return nil
 }

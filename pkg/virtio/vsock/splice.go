@@ -185,7 +185,7 @@ func (d *Device) feedSocket(c *Conn) {
 		d.putData(c, 0)
 		return
 	}
-	n, err := readv(s.fd, iov)
+	n, err := d.vec.read(s.fd, iov)
 	switch {
 	case err == unix.EAGAIN:
 		s.readable = false
@@ -211,18 +211,59 @@ func (d *Device) feedSocket(c *Conn) {
 	}
 }
 
-// drainTo writes payload from guest RAM straight to c's socket, and holds what
-// that does not take.
-func (d *Device) drainTo(c *Conn, payload [][]byte, n int) {
-	s := c.sock
-	if s.writeDone {
+// gathered is payload on its way to one socket: that of packets in a row which
+// came on one connection leaves in one system call, straight from guest RAM. Their
+// chains are not given back before.
+type gathered struct {
+	c     *Conn // nil: nothing
+	iov   [][]byte
+	n     int // bytes in iov
+	heads []uint16
+}
+
+// gather adds a payload to what goes to c's socket at the next sendGathered.
+func (d *Device) gather(c *Conn, payload [][]byte, n int) {
+	if c.sock.writeDone {
 		c.ep.passedOn(n)
 		return
 	}
-	for c.in.empty() && n > 0 {
-		m, err := writev(s.fd, payload)
+	if !c.in.empty() { // it waits its turn behind what came before
+		d.hold(c, payload, n)
+		return
+	}
+	d.out.c = c
+	d.out.iov = append(d.out.iov, payload...)
+	d.out.n += n
+}
+
+// sendGathered writes what was gathered, holds what the socket does not take, and
+// gives the chains back.
+func (d *Device) sendGathered() error {
+	if c := d.out.c; c != nil {
+		d.out.c = nil
+		if c.sock.fd >= 0 {
+			d.writeGathered(c)
+		}
+		d.schedule(c)
+		d.out.iov, d.out.n = d.out.iov[:0], 0
+	}
+	for _, head := range d.out.heads {
+		if err := d.tx.q.Push(head, 0); err != nil {
+			return err
+		}
+	}
+	d.out.heads = d.out.heads[:0]
+	return nil
+}
+
+func (d *Device) writeGathered(c *Conn) {
+	s, v, n := c.sock, d.out.iov, d.out.n
+	for n > 0 {
+		m, err := d.vec.write(s.fd, v)
 		if err == unix.EAGAIN {
-			break
+			d.hold(c, v, n)
+			d.watch(c, s.watchIn, true)
+			return
 		}
 		if err != nil {
 			c.ep.passedOn(n)
@@ -231,11 +272,7 @@ func (d *Device) drainTo(c *Conn, payload [][]byte, n int) {
 		}
 		c.ep.passedOn(m)
 		n -= m
-		payload = queue.Skip(payload, m)
-	}
-	if n > 0 {
-		d.hold(c, payload, n)
-		d.watch(c, s.watchIn, true)
+		v = queue.Skip(v, m)
 	}
 }
 
@@ -248,7 +285,7 @@ func (d *Device) flush(c *Conn) {
 		if len(b) > 0 {
 			d.iov = append(d.iov, b)
 		}
-		n, err := writev(s.fd, d.iov)
+		n, err := d.vec.write(s.fd, d.iov)
 		if err == unix.EAGAIN {
 			break
 		}

@@ -18,36 +18,53 @@ func (d *Device) serveTX() (more bool) {
 		return false
 	}
 	q.DisableNotify()
-	defer d.interrupt(queueTX, q)
-	for left := int(q.Size()); left > 0; left-- {
-		ok, err := q.Pop(&d.tx.chain)
-		if err == nil && !ok {
-			if more, err = q.EnableNotify(); err == nil {
-				return more
-			}
-		}
-		if err != nil {
-			d.fail(err)
-			return false
-		}
-		d.packet(&d.tx.chain)
-		if err := q.Push(d.tx.chain.Head, 0); err != nil {
-			d.fail(err)
-			return false
-		}
-		if !d.live {
-			return false
-		}
+	more, err := d.takePackets(q)
+	if err == nil {
+		err = d.sendGathered()
 	}
-	return true
+	if err != nil {
+		d.fail(err)
+		return false
+	}
+	d.interrupt(queueTX, q)
+	return more
 }
 
+func (d *Device) takePackets(q *queue.Queue) (more bool, err error) {
+	for left := int(q.Size()); left > 0; left-- {
+		ok, err := q.Pop(&d.tx.chain)
+		if err != nil {
+			return false, err
+		}
+		if !ok {
+			// The guest gets its buffers back before it is asked to notify: it may wait for them.
+			if err := d.sendGathered(); err != nil {
+				return false, err
+			}
+			return q.EnableNotify()
+		}
+		if err := d.packet(&d.tx.chain); err != nil {
+			return false, err
+		}
+		d.out.heads = append(d.out.heads, d.tx.chain.Head)
+		if d.out.n >= maxGathered || len(d.out.iov) >= vectors || d.out.c == nil {
+			if err := d.sendGathered(); err != nil {
+				return false, err
+			}
+		}
+	}
+	return true, nil
+}
+
+// maxGathered is how many bytes are enough for one system call.
+const maxGathered = 256 << 10
+
 // packet takes one packet of the guest.
-func (d *Device) packet(c *queue.Chain) {
+func (d *Device) packet(c *queue.Chain) error {
 	var h header
 	if queue.Gather(h[:], c.Readable) < headerSize {
 		d.count.malformed.Add(1)
-		return
+		return nil
 	}
 	c.Readable = queue.Skip(c.Readable, headerSize)
 	n := int(h.len())
@@ -58,7 +75,14 @@ func (d *Device) packet(c *queue.Chain) {
 	if h.op() != opData {
 		n = 0 // control packets have no payload; Linux ignores it too
 	}
+	if d.out.c != nil && (d.out.c.guestPort != h.srcPort() || d.out.c.hostPort != h.dstPort() || h.op() != opData) {
+		// What follows may end the connection, or belongs to another one.
+		if err := d.sendGathered(); err != nil {
+			return err
+		}
+	}
 	d.receive(&h, c.Readable, n, whole)
+	return nil
 }
 
 // receive judges a packet with n bytes of payload, or with fewer than its header
@@ -131,7 +155,7 @@ func (d *Device) deliver(c *Conn, payload [][]byte, n int) {
 		return
 	}
 	if c.sock != nil {
-		d.drainTo(c, payload, n)
+		d.gather(c, payload, n)
 		return
 	}
 	if c.rbuf != nil && c.in.empty() {

@@ -116,6 +116,8 @@ type Device struct {
 	strays   strays
 	spare    [][]byte // whole receive buffers for the next slow reader
 	iov      [][]byte // scratch
+	out      gathered
+	vec      *vector
 }
 
 // New returns a device. The caller closes it after the VM is gone.
