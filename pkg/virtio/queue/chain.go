@@ -97,11 +97,11 @@ func (q *Queue) walk(c *Chain) error {
 		total    = uint64(0)
 	)
 	for {
-		if left--; left < 0 {
-			return q.fail("2.7.5.2", "chain %d loops", c.Head)
-		}
 		if int(index) >= len(table)/descSize {
 			return q.fail("2.7.5", "chain %d goes to descriptor %d of %d", c.Head, index, len(table)/descSize)
+		}
+		if left--; left < 0 {
+			return q.fail("2.7.5.2", "chain %d loops", c.Head)
 		}
 		var d descriptor
 		copy(d[:], table[int(index)*descSize:])
