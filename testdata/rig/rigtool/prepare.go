@@ -295,6 +295,24 @@ func (k *kernel) withDependencies(names []string) ([]string, map[string]string, 
 	return order, files, nil
 }
 
+// slim hides what makes a module slow to load in an emulator and is not needed
+// to run it: the signature (RSA), type information, the tables of the stack
+// unwinder and of the function tracer. It takes kvm.ko from 1.5 to 0.2 billion
+// instructions. Sections are found by name, so another name hides them.
+func slim(module []byte) []byte {
+	const mark = "~Module signature appended~\n"
+	if body, ok := bytes.CutSuffix(module, []byte(mark)); ok && len(body) > 12 {
+		size := int(binary.BigEndian.Uint32(body[len(body)-4:])) // struct module_signature
+		if size <= len(body)-12 {
+			module = body[:len(body)-12-size]
+		}
+	}
+	for _, section := range []string{".BTF", ".BTF.base", ".orc_unwind", ".orc_unwind_ip", "__mcount_loc", "_ftrace_events", "_ftrace_eval_map"} {
+		module = bytes.ReplaceAll(module, []byte(section+"\x00"), []byte("X"+section[1:]+"\x00"))
+	}
+	return module
+}
+
 // baseArchive returns the initramfs that every run of this kind starts from:
 // this program as init, busybox, the kernel modules. It is made once.
 func (k *kernel) baseArchive(cache string, extra []string) (string, error) {
@@ -343,7 +361,7 @@ func (k *kernel) baseArchive(cache string, extra []string) (string, error) {
 		if strings.HasSuffix(files[m], ".xz") {
 			data, err = exec.Command("xz", "-dc", files[m]).Output()
 		}
-		steps = append(steps, err, c.bytes("lib/modules/"+m+".ko", 0o644, data))
+		steps = append(steps, err, c.bytes("lib/modules/"+m+".ko", 0o644, slim(data)))
 	}
 	steps = append(steps, c.close(), buf.Flush(), f.Close())
 	if err := errors.Join(steps...); err != nil {
