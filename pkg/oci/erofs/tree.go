@@ -59,7 +59,7 @@ type tree struct {
 }
 
 const (
-	freeSteps     = 1 << 24
+	freeSteps     = 1 << 22
 	stepsPerEntry = 256
 	maxLinks      = 255 // links followed in one path
 )

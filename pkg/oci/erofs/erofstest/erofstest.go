@@ -33,6 +33,9 @@ type Image struct {
 	Inodes   uint64
 	Blocks   uint32
 
+	// MaxHash is the size of the largest file that Walk reads; default 2 GiB.
+	MaxHash uint64
+
 	buildSec  int64
 	buildNsec uint32
 }
@@ -43,7 +46,7 @@ func bad(format string, args ...any) error {
 
 // Open checks the superblock of a device of size bytes.
 func Open(r io.ReaderAt, size int64) (*Image, error) {
-	img := &Image{r: r, size: size}
+	img := &Image{r: r, size: size, MaxHash: maxHash}
 	b, err := img.bytes(0, block)
 	if err != nil {
 		return nil, err

@@ -39,7 +39,7 @@ const (
 // names are sorted and unique, every inode has as many names as it says, the
 // superblock counts all inodes, and no directory has two parents.
 func (img *Image) Walk() ([]File, error) {
-	w := &walker{img: img, names: map[uint64]uint64{}, first: map[uint64]string{}, nodes: map[uint64]*Inode{}}
+	w := newWalker(img)
 	if err := w.dir(".", img.Root, img.Root, 0); err != nil {
 		return nil, err
 	}
@@ -68,6 +68,12 @@ type walker struct {
 	names map[uint64]uint64
 	first map[uint64]string
 	nodes map[uint64]*Inode
+	sums  map[uint64]string // of files read, by node id
+}
+
+func newWalker(img *Image) *walker {
+	return &walker{img: img, ids: map[string]uint64{}, names: map[uint64]uint64{},
+		first: map[uint64]string{}, nodes: map[uint64]*Inode{}, sums: map[uint64]string{}}
 }
 
 // relink sets Same from inode ids, over sorted files.
@@ -156,12 +162,15 @@ func (w *walker) add(path string, n *Inode) error {
 	switch n.Mode & 0xf000 {
 	case 0x8000:
 		f.Size = n.Size
-		if n.Size <= maxHash {
+		if sum, done := w.sums[n.Nid]; done {
+			f.SHA256 = sum
+		} else if n.Size <= w.img.MaxHash {
 			h := sha256.New()
 			if _, err := io.Copy(h, io.NewSectionReader(fileReader{w.img, n}, 0, int64(n.Size))); err != nil {
 				return fmt.Errorf("%s: %w", path, err)
 			}
 			f.SHA256 = hex.EncodeToString(h.Sum(nil))
+			w.sums[n.Nid] = f.SHA256
 		}
 	case 0xa000:
 		if n.Size == 0 || n.Size >= block {
@@ -176,9 +185,6 @@ func (w *walker) add(path string, n *Inode) error {
 		f.Major, f.Minor = n.Device()
 	}
 	w.files = append(w.files, f)
-	if w.ids == nil {
-		w.ids = make(map[string]uint64)
-	}
 	w.ids[path] = n.Nid
 	w.nodes[n.Nid] = n
 	if w.first[n.Nid] == "" {
@@ -270,7 +276,7 @@ func (img *Image) Lookup(path string) (*Inode, error) {
 }
 
 func (img *Image) walkIDs() (map[string]uint64, error) {
-	w := &walker{img: img, names: map[uint64]uint64{}, first: map[uint64]string{}, nodes: map[uint64]*Inode{}}
+	w := newWalker(img)
 	err := w.dir(".", img.Root, img.Root, 0)
 	return w.ids, err
 }

@@ -1,0 +1,5 @@
+//go:build race
+
+package erofs
+
+const raceEnabled = true
