@@ -78,7 +78,7 @@ func (j *layerJob) run(ctx context.Context) (int64, error) {
 		}
 	}
 	if err != nil {
-		if st, serr := lock.Stat(); serr != nil || st.Size() == 0 || errors.Is(err, ErrCorrupt) || errors.Is(err, ErrUnsupported) {
+		if !j.worthKeeping(lock, err) {
 			os.Remove(path)
 		}
 		return 0, err
@@ -86,6 +86,16 @@ func (j *layerJob) run(ctx context.Context) (int64, error) {
 	os.Remove(path)
 	j.ev.send(j.desc.Digest, Done, j.desc.Size, j.desc.Size)
 	return n, nil
+}
+
+// worthKeeping tells whether what a failed attempt has downloaded is kept for
+// the next: not if it is bad, nor on a full disk, which needs the space.
+func (j *layerJob) worthKeeping(partial *os.File, err error) bool {
+	if errors.Is(err, ErrCorrupt) || errors.Is(err, ErrUnsupported) || errors.Is(err, ErrNoSpace) {
+		return false
+	}
+	st, serr := partial.Stat()
+	return serr == nil && st.Size() > 0
 }
 
 // fetch converts the layer while it arrives. resumed: part of it was there.
@@ -182,7 +192,9 @@ func convert(ctx context.Context, r io.Reader, blob, meta *os.File, opts erofs.O
 		return erofs.LayerInfo{}, err
 	}
 	defer plain.Close()
-	return erofs.ConvertLayer(ctx, plain, blob, meta, opts)
+	ahead := newReadAhead(plain)
+	defer ahead.Close()
+	return erofs.ConvertLayer(ctx, ahead, blob, meta, opts)
 }
 
 // input is the blob as it is read: hashed, counted, and never more of it than

@@ -110,6 +110,11 @@ func (s *Store) pull(ctx context.Context, t target, want Platform, o PullOptions
 	}
 	var img Image
 	if t.kind == fromTree {
+		// The stamp is all there is to ask, even for PullAlways.
+		if img, ok := s.lookup(t, want, stamp); ok {
+			ev.send("", Cached, 0, 0)
+			return img, nil
+		}
 		img, err = s.importTree(ctx, t, want, stamp, ev)
 	} else {
 		img, err = s.fetch(ctx, t, want, ev)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -188,7 +189,9 @@ func TestLostFilesAreFetchedAgain(t *testing.T) {
 	_, err = s.Pull(t.Context(), ref, PullOptions{})
 	require.NoError(t, err)
 	// A record cut short by hand is as good as none.
-	require.NoError(t, os.Truncate(s.refPath(img.Reference, img.Platform), 10))
+	record := s.refPath(img.Reference, img.Platform)
+	require.NoError(t, os.Chmod(record, 0o600))
+	require.NoError(t, os.Truncate(record, 10))
 	_, err = s.Resolve(t.Context(), ref)
 	require.ErrorIs(t, err, ErrNotFound)
 	// A damaged blob too.
@@ -209,6 +212,14 @@ func TestNoSpace(t *testing.T) {
 	require.ErrorContains(t, err, "1.0 MiB needed, 256.0 KiB free")
 	require.Zero(t, srv.count(digestOf(want.layers[0])))
 	requireEmpty(t, s)
+
+	// The disk fills up on the way, as writes tell.
+	err = s.diskError(&os.PathError{Op: "write", Path: "x", Err: syscall.ENOSPC}, 5<<20)
+	require.ErrorIs(t, err, ErrNoSpace)
+	require.ErrorIs(t, err, syscall.ENOSPC)
+	require.Equal(t, "no space left in "+s.root+": 256.0 KiB free, about 5.0 MiB more needed", err.Error())
+	require.NoError(t, s.diskError(nil, 1))
+	require.Equal(t, os.ErrClosed, s.diskError(os.ErrClosed, 1))
 }
 
 func TestCancel(t *testing.T) {

@@ -12,8 +12,8 @@ import (
 )
 
 // Rootfs returns the files that make up an image's root file system: a merged
-// index and the blobs of the layers, which together are one EROFS image with a
-// flattened device table. The index is made if it is not there; progress, which
+// index and the blobs of the layers, which one after the other are one EROFS
+// image. The index is made if it is not there; progress, which
 // may be nil, is told. An image whose layers are gone is ErrNotFound: pull it
 // again.
 func (s *Store) Rootfs(ctx context.Context, img Image, progress func(Event)) (Rootfs, error) {

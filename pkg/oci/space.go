@@ -11,10 +11,11 @@ func (s *Store) diskError(err error, need int64) error {
 	if err == nil || !isNoSpace(err) {
 		return err
 	}
+	msg := fmt.Sprintf("no space left in %s: %s free", s.root, bytesText(s.free()))
 	if need > 0 {
-		return fail(ErrNoSpace, "no space left in %s: about %s needed, %s free: %w", s.root, bytesText(need), bytesText(s.free()), err)
+		msg += fmt.Sprintf(", about %s more needed", bytesText(need))
 	}
-	return fail(ErrNoSpace, "no space left in %s (%s free): %w", s.root, bytesText(s.free()), err)
+	return &kindError{kind: ErrNoSpace, msg: msg, cause: err}
 }
 
 // checkSpace refuses a pull that cannot succeed, before anything is fetched.

@@ -34,7 +34,7 @@ func (s *Store) importTree(ctx context.Context, t target, want Platform, stamp s
 		return Image{}, s.diskError(err, 0)
 	}
 	defer dropTemp(meta)
-	info, err := fromDir(ctx, t.path, blob, meta, erofs.Options{MaxBytes: s.opts.MaxLayer})
+	info, err := erofs.FromDir(ctx, t.path, blob, meta, erofs.Options{MaxBytes: s.opts.MaxLayer})
 	switch {
 	case err == nil:
 	case ctx.Err() != nil:
@@ -46,12 +46,10 @@ func (s *Store) importTree(ctx context.Context, t target, want Platform, stamp s
 	}
 	layer := Layer{
 		DiffID: Digest(digestPrefix + info.DiffID), MediaType: typeOCILayer,
-		Size: info.TarBytes, Stored: info.BlobSize + info.MetaSize,
+		Stored: info.BlobSize + info.MetaSize,
 	}
-	layer.Digest = layer.DiffID
-	if n, ok := s.haveLayer(layer.DiffID); ok {
-		layer.Stored = n
-	} else {
+	layer.Digest, layer.Size = layer.DiffID, layer.Stored // there is no tar to measure
+	if _, ok := s.haveLayer(layer.DiffID); !ok {
 		if err := publish(meta, s.layerMeta(layer.DiffID)); err != nil {
 			return Image{}, s.diskError(err, 0)
 		}
