@@ -95,8 +95,12 @@ func eachPoller(t *testing.T, f func(t *testing.T, d *Device)) {
 }
 
 func TestTenMegabytesBothWays(t *testing.T) {
-	data := randomBytes(10 << 20)
+	all := randomBytes(10 << 20)
 	eachPoller(t, func(t *testing.T, d *Device) {
+		data := all
+		if d.poll.bell() < 0 {
+			data = all[:1<<20]
+		}
 		newStack(t, d, echo)
 		c := dialTest(t, d, 1)
 		roundTrip(t, c, data)
@@ -106,8 +110,8 @@ func TestTenMegabytesBothWays(t *testing.T) {
 		roundTrip(t, near, data)
 		require.NoError(t, <-result)
 		require.Eventually(t, func() bool { return d.Stats().Open == 0 }, time.Minute, time.Millisecond)
-		require.EqualValues(t, 20<<20, d.Stats().BytesSent)
-		require.EqualValues(t, 20<<20, d.Stats().BytesReceived)
+		require.EqualValues(t, 2*len(data), d.Stats().BytesSent)
+		require.EqualValues(t, 2*len(data), d.Stats().BytesReceived)
 		require.Zero(t, d.Stats().Malformed)
 	})
 }
@@ -136,7 +140,7 @@ func TestCountersWrap(t *testing.T) {
 func Test200ConnectionsAtOnce(t *testing.T) {
 	eachPoller(t, func(t *testing.T, d *Device) {
 		newStack(t, d, echo)
-		data := randomBytes(100_000)
+		data := randomBytes(40_000)
 		var wg sync.WaitGroup
 		for i := range 200 {
 			wg.Add(1)
