@@ -26,6 +26,7 @@ var (
 	cmdGetLAPIC      = cmd{0x8400ae8e, "KVM_GET_LAPIC"}
 	cmdSetLAPIC      = cmd{0x4400ae8f, "KVM_SET_LAPIC"}
 	cmdSetCPUID2     = cmd{0x4008ae90, "KVM_SET_CPUID2"}
+	cmdGetMPState    = cmd{0x8004ae98, "KVM_GET_MP_STATE"}
 	cmdSetMPState    = cmd{0x4004ae99, "KVM_SET_MP_STATE"}
 	cmdGetVCPUEvents = cmd{0x8040ae9f, "KVM_GET_VCPU_EVENTS"}
 	cmdSetVCPUEvents = cmd{0x4040aea0, "KVM_SET_VCPU_EVENTS"}

@@ -40,7 +40,7 @@ func TestABINumbers(t *testing.T) {
 		cmdRun, cmdSetSignalMask, cmdGetSupportedCPUID,
 		cmdSetTSSAddr, cmdSetIdentityMapAddr, cmdCreateIRQChip, cmdCreatePIT2, cmdGetClock,
 		cmdGetRegs, cmdSetRegs, cmdGetSregs, cmdSetSregs, cmdGetMSRs, cmdSetMSRs, cmdSetFPU,
-		cmdGetLAPIC, cmdSetLAPIC, cmdSetCPUID2, cmdSetMPState, cmdGetVCPUEvents, cmdSetVCPUEvents, cmdGetTSCKHz,
+		cmdGetLAPIC, cmdSetLAPIC, cmdSetCPUID2, cmdGetMPState, cmdSetMPState, cmdGetVCPUEvents, cmdSetVCPUEvents, cmdGetTSCKHz,
 	} {
 		want, err := h.ioctl(c.name)
 		require.NoError(t, err, c.name)
@@ -79,6 +79,7 @@ func TestABINumbers(t *testing.T) {
 		"KVM_MP_STATE_RUNNABLE":           mpStateRunnable,
 		"KVM_PMU_CAP_DISABLE":             pmuCapDisable,
 		"KVM_CPUID_FLAG_SIGNIFCANT_INDEX": cpuidFlagIndex,
+		"KVM_IOAPIC_NUM_PINS":             archIRQLines,
 		"KVM_CLOCK_TSC_STABLE":            clockTSCStable,
 	} {
 		want, err := h.value(name)
@@ -197,7 +198,7 @@ func TestABISizes(t *testing.T) {
 		{cmdSetFPU, sizeOf(fpu{})},
 		{cmdGetLAPIC, sizeOf(lapicState{})}, {cmdSetLAPIC, sizeOf(lapicState{})},
 		{cmdGetSupportedCPUID, offsetOf(cpuid2{}, "Entries")}, {cmdSetCPUID2, offsetOf(cpuid2{}, "Entries")},
-		{cmdSetMPState, sizeOf(mpState{})},
+		{cmdGetMPState, sizeOf(mpState{})}, {cmdSetMPState, sizeOf(mpState{})},
 		{cmdGetVCPUEvents, sizeOf(vcpuEvents{})}, {cmdSetVCPUEvents, sizeOf(vcpuEvents{})},
 	} {
 		require.Equal(t, s.size, s.c.nr>>16&0x3fff, s.c.name)

@@ -181,7 +181,7 @@ func (p cpuidPolicy) edit(e *cpuidEntry) {
 		if p.intel {
 			break
 		}
-		e.ECX = e.ECX&^0xf0ff | width<<12 | uint32(p.cpus-1)&0xff
+		e.ECX = width<<12 | uint32(p.cpus-1)&0xff // ApicIdSize, NC
 	case 0x8000_000a:
 		if !p.nested {
 			e.EAX, e.EBX, e.ECX, e.EDX = 0, 0, 0, 0

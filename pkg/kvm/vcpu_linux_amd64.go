@@ -16,6 +16,8 @@ type archVCPU struct {
 
 // Local APIC registers (Intel SDM vol. 3, table 11-1) and delivery modes.
 const (
+	apicISR    = 0x100 // in service
+	apicIRR    = 0x200 // requested
 	apicLVT0   = 0x350
 	apicLVT1   = 0x360
 	apicNMI    = 4 << 8

@@ -116,6 +116,9 @@ func (v *vm) setSlot(i int, base guestmem.GPA, size, host uint64) error {
 
 // SetIRQ implements [hv.VM] (KVM API §4.25).
 func (v *vm) SetIRQ(line uint32, level bool) error {
+	if line >= archIRQLines { // KVM would say nothing
+		return fmt.Errorf("kvm: set IRQ %d: VM has lines 0 to %d: %w", line, archIRQLines-1, unix.EINVAL)
+	}
 	l := irqLevel{IRQ: line}
 	if level {
 		l.Level = 1
@@ -128,6 +131,9 @@ func (v *vm) SetIRQ(line uint32, level bool) error {
 
 // RegisterIRQEvent implements [hv.IRQEventer] (KVM API §4.75).
 func (v *vm) RegisterIRQEvent(fd int, line uint32) error {
+	if line >= archIRQLines { // likewise
+		return fmt.Errorf("kvm: event %d for IRQ %d: VM has lines 0 to %d: %w", fd, line, archIRQLines-1, unix.EINVAL)
+	}
 	if fd < 0 {
 		return fmt.Errorf("kvm: event %d for IRQ %d: %w", fd, line, os.NewSyscallError(cmdIRQFD.name, unix.EBADF))
 	}

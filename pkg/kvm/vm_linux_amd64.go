@@ -2,6 +2,9 @@ package kvm
 
 import "fmt"
 
+// archIRQLines is the number of pins of KVM's IOAPIC (KVM_IOAPIC_NUM_PINS).
+const archIRQLines = 24
+
 // Intel CPUs without "unrestricted guest" run real mode with pages of KVM's
 // own in guest-physical space: one identity page table and three of TSS. They
 // lie below the BIOS's 256 KiB at the end of 4 GiB, above every MMIO address

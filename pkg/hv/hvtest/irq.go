@@ -46,25 +46,31 @@ func tablePointer(size int, base uint64) []byte {
 	return p
 }
 
-// later does what another thread does to a vCPU that is probably halted by then.
-func later(t *testing.T, do func() error) {
+// later does what another thread does to a vCPU that is probably halted by
+// then, and returns how to wait until it is done.
+func later(t *testing.T, do func() error) (wait func()) {
 	done := make(chan error, 1)
 	time.AfterFunc(2*time.Millisecond, func() { done <- do() })
-	t.Cleanup(func() { require.NoError(t, <-done) })
+	return func() {
+		t.Helper()
+		require.NoError(t, <-done)
+	}
 }
 
 // wantQuiet checks that no interrupt is left: the guest stays where it is until kicked.
 func (m *machine) wantQuiet() {
 	m.t.Helper()
-	later(m.t, m.cpu.Kick)
+	wait := later(m.t, m.cpu.Kick)
 	require.Equal(m.t, hv.ExitKicked, m.run().Reason, "%+v", m.exit)
+	wait()
 }
 
 func testIRQEdge(t *testing.T, s *suite) {
 	m := startIRQ(t, s, x86IRQ, x86IRQHandler, 0)
 	for range 20 {
-		later(t, func() error { return pulse(m.vm) })
+		wait := later(t, func() error { return pulse(m.vm) })
 		m.wantOut(deviceByte, 1, irqVector)
+		wait()
 		m.wantQuiet()
 	}
 }
@@ -79,24 +85,27 @@ func pulse(vm hv.VM) error {
 func testIRQLevel(t *testing.T, s *suite) {
 	m := startIRQ(t, s, x86IRQ, x86IRQHandler, levelBit)
 	for range 5 {
-		later(t, func() error { return m.vm.SetIRQ(irqLine, true) })
+		wait := later(t, func() error { return m.vm.SetIRQ(irqLine, true) })
 		for range 4 { // again and again until the device is content
 			m.wantOut(deviceByte, 1, irqVector)
 		}
+		wait()
 		require.NoError(t, m.vm.SetIRQ(irqLine, false))
-		later(t, m.cpu.Kick)
+		wait = later(t, m.cpu.Kick)
 		if m.run().Reason == hv.ExitPIO { // one may have been latched before
 			m.run()
 		}
 		require.Equal(t, hv.ExitKicked, m.exit.Reason, "%+v", m.exit)
+		wait()
 	}
 }
 
 func testIRQByPIC(t *testing.T, s *suite) {
 	m := startIRQ(t, s, x86PIC, x86PICHandler, 0)
 	for range 5 {
-		later(t, func() error { return pulse(m.vm) })
+		wait := later(t, func() error { return pulse(m.vm) })
 		m.wantOut(deviceByte, 1, irqVector)
+		wait()
 		m.wantQuiet()
 	}
 }
@@ -110,8 +119,9 @@ func testIRQEvent(t *testing.T, s *suite) {
 	ev := newEvent(t)
 	require.NoError(t, e.RegisterIRQEvent(ev.fd(), irqLine))
 	for range 20 {
-		later(t, ev.signal)
+		wait := later(t, ev.signal)
 		m.wantOut(deviceByte, 1, irqVector)
+		wait()
 		m.wantQuiet()
 	}
 	require.Error(t, e.RegisterIRQEvent(-1, irqLine))

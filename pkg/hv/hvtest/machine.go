@@ -115,7 +115,9 @@ func (m *machine) run() *hv.Exit {
 	m.t.Helper()
 	m.guard.Reset(patience)
 	require.NoError(m.t, m.cpu.Run(&m.exit))
-	require.False(m.t, m.expired.Load(), "no exit in %v", patience)
+	if m.expired.Load() {
+		m.t.Fatalf("no exit in %v\n%s", patience, m.registers())
+	}
 	return &m.exit
 }
 

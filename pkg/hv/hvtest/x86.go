@@ -191,10 +191,11 @@ func testHalt(t *testing.T, s *suite) {
 	m := newMachine(t, s, 1)
 	m.start32(x86Halt, 0)
 	for range 3 {
-		later(t, m.cpu.Kick)
+		wait := later(t, m.cpu.Kick)
 		for m.run().Reason == hv.ExitHalt { // a backend without interrupt controllers
 		}
 		require.Equal(t, hv.ExitKicked, m.exit.Reason)
+		wait()
 	}
 }
 
