@@ -41,10 +41,15 @@ func (e *execution) endTimeout() {
 	if !e.timedOut.Load() {
 		return
 	}
-	for end := time.Now().Add(e.grace()); time.Now().Before(end) && !e.tree.empty(e.pid); {
+	e.awaitEmpty(e.grace())
+	e.tree.kill(e.pid)
+	e.awaitEmpty(killPatience)
+}
+
+func (e *execution) awaitEmpty(limit time.Duration) {
+	for end := time.Now().Add(limit); time.Now().Before(end) && !e.tree.empty(e.pid); {
 		time.Sleep(5 * time.Millisecond)
 	}
-	e.tree.kill(e.pid)
 }
 
 func (e *execution) grace() time.Duration {

@@ -16,7 +16,7 @@ const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 // prepared is everything about a program that is known before it is forked.
 type prepared struct {
 	args0 string
-	path  string // of the file to execute
+	path  string // of the file to execute, from dir if relative
 	dir   string
 	env   []string
 	user  users.User
@@ -163,10 +163,9 @@ func getenv(env []string, key string) string {
 // the program's PATH and identity would.
 func (p *prepared) lookUp(name string) (string, error) {
 	if strings.Contains(name, "/") {
-		path := p.absolute(name)
-		switch err := p.executable(path); err {
+		switch err := p.executable(p.absolute(name)); err {
 		case nil:
-			return path, nil
+			return name, nil
 		case unix.ENOENT, unix.ENOTDIR:
 			return "", fail(agentapi.CodeNotFound, "exec", strconv.Quote(name), err)
 		default:
@@ -178,8 +177,8 @@ func (p *prepared) lookUp(name string) (string, error) {
 		if dir == "" {
 			dir = "."
 		}
-		path := p.absolute(dir + "/" + name)
-		err := p.executable(path)
+		path := dir + "/" + name
+		err := p.executable(p.absolute(path))
 		if err == nil {
 			return path, nil
 		}
@@ -248,7 +247,7 @@ func (p *prepared) explain(err error) error {
 	name := strconv.Quote(p.args0)
 	switch errno {
 	case unix.ENOENT:
-		if in := interpreter(p.path); in != "" {
+		if in := interpreter(p.absolute(p.path)); in != "" {
 			return fail(agentapi.CodeNotFound, "exec", name+": its interpreter "+strconv.Quote(in)+" does not exist", errno)
 		}
 		return fail(agentapi.CodeNotFound, "exec", name, errno)

@@ -62,11 +62,12 @@ const (
 
 // Server is the agent. Run it once.
 type Server struct {
-	cfg     Config
-	reaper  *reaper
-	streams *streamTable
-	halt    chan string // reasons to power off that come from inside the guest
-	over    chan struct{}
+	cfg       Config
+	reaper    *reaper
+	streams   *streamTable
+	listening chan struct{} // closed when the host can dial us
+	halt      chan string   // reasons to power off that come from inside the guest
+	over      chan struct{}
 
 	mu       sync.Mutex // guards what follows
 	setup    agentapi.Setup
@@ -88,7 +89,7 @@ const (
 // New returns a Server.
 func New(cfg Config) *Server {
 	return &Server{
-		cfg: cfg, reaper: newReaper(), streams: newStreamTable(), halt: make(chan string, 4), over: make(chan struct{}),
+		cfg: cfg, reaper: newReaper(), streams: newStreamTable(), listening: make(chan struct{}), halt: make(chan string, 4), over: make(chan struct{}),
 		setup:    agentapi.Setup{StreamGrace: defaultStreamGrace},
 		controls: map[*control]struct{}{}, execs: map[uint64]*execution{},
 	}
@@ -117,6 +118,7 @@ func (s *Server) Run() {
 		defer listener.Close()
 		go s.accept(listener, l.serve)
 	}
+	close(s.listening)
 	s.main()
 }
 
@@ -227,6 +229,7 @@ func (s *Server) doSetup(m *agentapi.Setup) (agentapi.Message, error) {
 	s.state = stateSetup
 	s.mu.Unlock()
 	ready, err := s.cfg.Machine.Setup(m)
+	<-s.listening // Ready means that streams can be dialled
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil {

@@ -88,7 +88,7 @@ func (t *streamTable) unpark(sl *slot) bool {
 }
 
 // claim announces that an execution wants a stream and returns where its
-// connection arrives. Every claim is followed by one release.
+// connection arrives.
 func (t *streamTable) claim(h agentapi.StreamHeader) <-chan Conn {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -100,7 +100,7 @@ func (t *streamTable) claim(h agentapi.StreamHeader) <-chan Conn {
 	return sl.conn
 }
 
-// release forgets a stream. A connection that was never taken is closed.
+// release forgets a stream, claimed or not, when its execution is over. A connection that was never taken is closed.
 func (t *streamTable) release(h agentapi.StreamHeader) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -108,6 +108,7 @@ func (t *streamTable) release(h agentapi.StreamHeader) {
 	if sl == nil {
 		return
 	}
+	t.unpark(sl) // when the execution failed before it claimed anything
 	delete(t.slots, h)
 	select {
 	case conn := <-sl.conn:
