@@ -90,19 +90,38 @@ func encodeXattrs(list []tarstream.Xattr) (body []byte, dropped int, err error) 
 	return body, dropped, nil
 }
 
-// validXattrs tells whether body is a sequence of whole entries.
+// validXattrs tells whether body is what encodeXattrs makes: whole entries of
+// known name spaces in strictly rising order.
 func validXattrs(body string) bool {
 	if len(body) > maxXattrBody || len(body)%4 != 0 {
 		return false
 	}
+	var lastIndex byte
+	var lastName string
 	for len(body) > 0 {
-		n := int(align(int64(xattrEntry)+int64(body[0])+int64(body[2])+int64(body[3])<<8, 4))
+		name, value := int(body[0]), int(body[2])|int(body[3])<<8
+		n := int(align(int64(xattrEntry+name+value), 4))
 		if n > len(body) {
 			return false
 		}
+		index, rest := body[1], body[xattrEntry:xattrEntry+name]
+		if !knownXattr(index, rest) || index < lastIndex || index == lastIndex && rest <= lastName {
+			return false
+		}
+		lastIndex, lastName = index, rest
 		body = body[n:]
 	}
 	return true
+}
+
+func knownXattr(index byte, rest string) bool {
+	for _, s := range xattrSpaces {
+		if s.index == index {
+			whole := s.prefix[len(s.prefix)-1] != '.'
+			return whole == (rest == "") && strings.IndexByte(rest, 0) < 0
+		}
+	}
+	return false
 }
 
 // xattrBodySize is the space an inode's attributes take behind it.
