@@ -131,11 +131,6 @@ func (c *control) exec(id uint32, e *execution) {
 	}
 	c.send(id, &agentapi.Started{PID: uint32(e.pid)})
 	close(e.announced)
-	select {
-	case <-e.killed: // before announced was closed, so nobody has killed it
-		e.tree.kill(e.pid)
-	default:
-	}
 }
 
 // lost ends what depends on the connection.

@@ -113,7 +113,7 @@ func (e *execution) drain() (held bool) {
 func (e *execution) killTree() {
 	e.killOnce.Do(func() { close(e.killed) })
 	select {
-	case <-e.announced:
+	case <-e.running:
 		e.tree.kill(e.pid)
 	default: // start looks at killed when it has a process
 	}
@@ -159,7 +159,7 @@ func (s *Server) signal(m *agentapi.Signal) (agentapi.Message, error) {
 		return nil, fail(agentapi.CodeInvalid, "signal", "signal "+itoa(int(m.Signal)), nil)
 	}
 	select {
-	case <-e.announced:
+	case <-e.running:
 	default:
 		return nil, fail(agentapi.CodeState, "signal", "the execution has not begun", nil)
 	}
@@ -188,7 +188,7 @@ func (s *Server) resize(m *agentapi.Resize) (agentapi.Message, error) {
 		return nil, err
 	}
 	select {
-	case <-e.announced:
+	case <-e.running:
 	default:
 		return nil, fail(agentapi.CodeState, "resize", "the execution has not begun", nil)
 	}

@@ -17,7 +17,8 @@ type execution struct {
 	owner *control
 	spec  *agentapi.ExecSpec
 
-	announced chan struct{} // closed when the host has been told of the start
+	running   chan struct{} // closed when there is a process
+	announced chan struct{} // closed when the host has been told of it
 	killed    chan struct{} // closed when the tree is to end, also before it began
 	killOnce  sync.Once
 	timedOut  atomic.Bool
@@ -37,7 +38,7 @@ func (s *Server) enter(spec *agentapi.ExecSpec, owner *control) (*execution, *ag
 	if err := checkSpec(spec); err != nil {
 		return nil, err
 	}
-	e := &execution{s: s, owner: owner, spec: spec, announced: make(chan struct{}), killed: make(chan struct{})}
+	e := &execution{s: s, owner: owner, spec: spec, running: make(chan struct{}), announced: make(chan struct{}), killed: make(chan struct{})}
 	e.tree.fd = -1
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -145,12 +146,11 @@ func (e *execution) start() (err error) {
 		return fail(agentapi.CodeExited, "exec", "killed before it began", nil)
 	default:
 	}
-	started := make(chan struct{})
 	e.began = time.Now()
 	e.pid, err = s.reaper.spawn(func() (int, error) { return syscall.ForkExec(p.path, e.spec.Args, attr) }, func(end ended) {
 		go func() {
 			defer s.guard("end of execution")
-			<-started
+			<-e.running
 			e.finish(end)
 		}()
 	})
@@ -166,9 +166,9 @@ func (e *execution) start() (err error) {
 	if e.spec.Timeout > 0 {
 		e.timers = append(e.timers, time.AfterFunc(e.spec.Timeout, e.timeout))
 	}
-	close(started)
+	close(e.running)
 	select {
-	case <-e.killed: // came while the fork was under way
+	case <-e.killed: // before running was closed, so nobody has killed it
 		e.tree.kill(e.pid)
 	default:
 	}

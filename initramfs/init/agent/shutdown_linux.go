@@ -56,7 +56,7 @@ func (s *Server) signalAll(sig unix.Signal) {
 	defer s.mu.Unlock()
 	for _, e := range s.execs {
 		select {
-		case <-e.announced:
+		case <-e.running:
 			e.tree.signal(e.pid, sig)
 		default:
 		}
