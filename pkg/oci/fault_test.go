@@ -292,6 +292,18 @@ func TestUnknownImage(t *testing.T) {
 	}
 }
 
+func TestRegistryLacksBlob(t *testing.T) {
+	srv := newServer(t)
+	want := imageOf(t, nil, tarOf(t, "f", "x"))
+	srv.putBlob("app", want.config)
+	srv.putManifest("app", "x", typeOCIManifest, want.manifest)
+	s := newStore(t)
+	_, err := s.Pull(t.Context(), srv.host()+"/app:x", PullOptions{})
+	require.ErrorIs(t, err, ErrCorrupt)
+	require.ErrorContains(t, err, "lacks blob "+string(digestOf(want.layers[0])))
+	requireClean(t, s)
+}
+
 // What an earlier attempt left is checked with everything else: if it is
 // damaged, the blob is fetched from the start.
 func TestDamagedPartial(t *testing.T) {

@@ -104,21 +104,24 @@ func readAtMost(r io.Reader, limit int64) ([]byte, error) {
 	return b, err
 }
 
-// clean removes what killed pulls left behind: temporary files whose owner is
-// dead, and partial downloads nobody came back for.
+// clean removes what killed pulls left behind: temporary files and locks whose
+// owner is dead, and partial downloads nobody came back for.
 func (s *Store) clean() {
-	s.sweep(tmpDir, 0)
-	s.sweep(partialDir, partialKept)
+	s.sweep(tmpDir, func(fs.FileInfo) bool { return true })
+	s.sweep(partialDir, func(fi fs.FileInfo) bool {
+		return fi.Size() == 0 || time.Since(fi.ModTime()) >= partialKept
+	})
 }
 
-func (s *Store) sweep(dir string, age time.Duration) {
+// sweep removes the files of dir that are due and that nobody has locked.
+func (s *Store) sweep(dir string, due func(fs.FileInfo) bool) {
 	entries, err := os.ReadDir(s.path(dir))
 	if err != nil {
 		return
 	}
 	for _, e := range entries {
 		info, err := e.Info()
-		if err != nil || !info.Mode().IsRegular() || time.Since(info.ModTime()) < age {
+		if err != nil || !info.Mode().IsRegular() || !due(info) {
 			continue
 		}
 		err = removeDead(s.path(dir, e.Name()))

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -54,8 +55,9 @@ func tarOf(t testing.TB, files ...string) []byte {
 func gzipOf(t testing.TB, b []byte) []byte {
 	t.Helper()
 	var out bytes.Buffer
-	w := gzip.NewWriter(&out)
-	_, err := w.Write(b)
+	w, err := gzip.NewWriterLevel(&out, gzip.BestSpeed)
+	require.NoError(t, err)
+	_, err = w.Write(b)
 	require.NoError(t, err)
 	require.NoError(t, w.Close())
 	return out.Bytes()
@@ -71,13 +73,7 @@ func zstdOf(t testing.TB, b []byte) []byte {
 // noise is data that does not compress, so that sizes on the wire are known.
 func noise(seed uint64, n int) string {
 	b := make([]byte, n)
-	x := seed*2862933555777941757 + 3037000493
-	for i := range b {
-		x ^= x << 13
-		x ^= x >> 7
-		x ^= x << 17
-		b[i] = byte(x >> 32)
-	}
+	rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8)}).Read(b)
 	return string(b)
 }
 
@@ -281,8 +277,6 @@ func requireContents(t testing.TB, s *Store, img Image, texts ...string) {
 		require.True(t, bytes.Contains(all.Bytes(), []byte(text)), "%q is not in the root file system", text)
 	}
 }
-
-func ptr[T any](v T) *T { return &v }
 
 func cut(w http.ResponseWriter, body []byte, keep int) {
 	w.Header().Set("Content-Length", fmt.Sprint(len(body)))

@@ -142,6 +142,9 @@ func (r *registry) get(ctx context.Context, path string, header http.Header) (*h
 		return resp, nil
 	}
 	defer resp.Body.Close()
+	if blob, ok := strings.CutPrefix(path, "blobs/"); ok && resp.StatusCode == http.StatusNotFound {
+		return nil, fail(ErrCorrupt, "registry %s lacks blob %s, which the manifest names", r.host(), blob)
+	}
 	return nil, r.statusError(resp.StatusCode, transport.CheckError(resp, http.StatusOK), resp.Header.Get("Retry-After"))
 }
 
