@@ -28,6 +28,7 @@ type runOptions struct {
 	remove      bool
 	name        string
 	rootfs      string
+	timings     bool
 }
 
 func runCommand(g *globalOptions) *cobra.Command {
@@ -71,6 +72,7 @@ there is no IMAGE.`,
 	f.IntVar(&o.disk, "disk-size", 0, "size of the writable disk in GiB (default 10; takes space as it is used)")
 	f.BoolVar(&o.remove, "rm", false, "remove the box when it stops")
 	f.StringVar(&o.name, "name", "", "name of the box")
+	f.BoolVar(&o.timings, "timings", false, "print when each phase was done to standard error, in ns of CLOCK_MONOTONIC")
 	f.StringVar(&o.rootfs, "rootfs", "", "boot from a prepared root filesystem: a folder with the files, or an OCI layout")
 	return c
 }
@@ -136,6 +138,11 @@ func run(ctx context.Context, g *globalOptions, o *runOptions, root runtime.Root
 	result, err := stream(ctx, ex, o)
 	if err = errors.Join(err, box.Stop(ctx)); err != nil {
 		return err
+	}
+	if o.timings {
+		for _, t := range box.Timings() {
+			fmt.Fprintf(os.Stderr, "timing %s %d\n", t.Phase, t.At)
+		}
 	}
 	return resultCode(result)
 }

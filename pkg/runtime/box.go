@@ -19,6 +19,8 @@ type LiteBox struct {
 	name string
 	opts BoxOptions
 
+	times timings
+
 	mu     sync.Mutex
 	link   *guestLink  // to the guest of the current boot
 	report *vmm.Report // of the last VM that this handle's runtime started
@@ -76,6 +78,7 @@ func (p *vmProcess) watch() {
 // Options.StopGrace. A box that does not run is left alone. When Stop returns,
 // the VM process is gone and, unless KeepOnStop is set, the box as well.
 func (b *LiteBox) Stop(ctx context.Context) error {
+	defer b.times.note(PhaseStopped)
 	return b.end(ctx, false)
 }
 

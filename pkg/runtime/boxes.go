@@ -40,7 +40,9 @@ func (r *Runtime) Create(ctx context.Context, opts BoxOptions, name string) (*Li
 	} else if err != nil {
 		return nil, wrap(ErrDatabase, err, "create a box")
 	}
-	return &LiteBox{rt: r, id: row.ID, name: name, opts: opts}, nil
+	b := &LiteBox{rt: r, id: row.ID, name: name, opts: opts}
+	b.times.note(PhaseCreated)
+	return b, nil
 }
 
 // Get returns the box with this id, unique prefix of an id, or name. None is ErrNotFound.

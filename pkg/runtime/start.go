@@ -63,9 +63,12 @@ func (b *LiteBox) start(ctx context.Context) (*guestLink, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := p.WaitReady(ctx); err != nil {
+	events, err := p.WaitReady(ctx)
+	if err != nil {
 		return nil, b.bootFailed(p, err)
 	}
+	b.times.noteBoot(events)
+	defer b.times.note(PhaseConnected)
 	return b.connect(ctx)
 }
 
@@ -75,6 +78,7 @@ func (b *LiteBox) boot(ctx context.Context) (*vmProcess, error) {
 	if err != nil {
 		return nil, err
 	}
+	b.times.note(PhaseImage)
 	db, err := b.rt.state(ctx)
 	if err != nil {
 		return nil, err
@@ -83,6 +87,7 @@ func (b *LiteBox) boot(ctx context.Context) (*vmProcess, error) {
 	if err != nil {
 		return nil, wrap(ErrEngine, err, "start box %s", b)
 	}
+	b.times.note(PhaseSpawned)
 	p := &vmProcess{Process: proc, box: b, detached: b.opts.Detach, settled: make(chan struct{})}
 	b.rt.mu.Lock()
 	b.rt.procs[b.id] = p
@@ -267,4 +272,5 @@ func (b *LiteBox) MainCommand(ctx context.Context, args ...string) (BoxCommand, 
 }
 
 // kernelCmdline is what our kernel boots fastest with; kernel/README.md says why.
-const kernelCmdline = "console=hvc0 reboot=t panic=-1 quiet"
+const kernelCmdline = "console=hvc0 earlycon=uart8250,io,0x3f8 quiet loglevel=4 reboot=t panic=-1 " +
+	"tsc=reliable no_timer_check cryptomgr.notests random.trust_cpu=on rcupdate.rcu_expedited=1"

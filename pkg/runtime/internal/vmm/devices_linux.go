@@ -7,6 +7,8 @@ import (
 
 	"github.com/anthropics/boxlite/pkg/virtio"
 	"github.com/anthropics/boxlite/pkg/virtio/blk"
+	vconsole "github.com/anthropics/boxlite/pkg/virtio/console"
+	"github.com/anthropics/boxlite/pkg/virtio/rng"
 	"github.com/anthropics/boxlite/pkg/virtio/vsock"
 )
 
@@ -47,6 +49,16 @@ func openDevices(cfg *Config, con *console) (d devices, err error) {
 		return d, fmt.Errorf("vmm: %w", err)
 	}
 	d.add(d.vsock, d.vsock.Close)
+	entropy, err := rng.New(rng.Config{})
+	if err != nil {
+		return d, fmt.Errorf("vmm: %w", err)
+	}
+	d.add(entropy, entropy.Close)
+	tty, err := vconsole.New(con, vconsole.Config{})
+	if err != nil {
+		return d, fmt.Errorf("vmm: %w", err)
+	}
+	d.add(tty, tty.Close)
 	return d, nil
 }
 

@@ -1,0 +1,68 @@
+package runtime
+
+import (
+	"sync"
+
+	"github.com/anthropics/boxlite/pkg/runtime/internal/vmm"
+)
+
+// Timing is a moment on the way of a box from its creation to its end.
+type Timing struct {
+	Phase string // what had just been done
+	At    int64  // CLOCK_MONOTONIC in nanoseconds, the same in every process of the host
+}
+
+// Phases of [LiteBox.Timings], in order.
+const (
+	PhaseCreated   = "state"    // row in the state
+	PhaseImage     = "image"    // image found or pulled, disk made
+	PhaseSpawned   = "spawn"    // VM process started
+	PhaseVMM       = "vmm"      // it runs, and has its configuration
+	PhaseBuilt     = "build"    // devices and VM made, kernel mapped
+	PhaseEntered   = "enter"    // guest running
+	PhaseInit      = "kernel"   // guest's PID 1 running
+	PhaseHello     = "init"     // agent connected
+	PhaseReady     = "root"     // root filesystem mounted, commands served
+	PhaseConnected = "connect"  // connected to the agent
+	PhaseStarted   = "exec"     // first command running
+	PhaseStopped   = "teardown" // VM process gone, left-overs removed
+)
+
+// timings collects the moments of one box.
+type timings struct {
+	mu   sync.Mutex
+	list []Timing
+}
+
+func (t *timings) note(phase string) { t.noteAt(phase, vmm.Now()) }
+
+func (t *timings) noteAt(phase string, at int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.list = append(t.list, Timing{phase, at})
+}
+
+// noteBoot takes over what the VM process reported of its boot. The guest's
+// clock starts with its kernel, so that the time at which init began follows
+// from when the agent's hello was sent and received.
+func (t *timings) noteBoot(events []vmm.Event) {
+	phases := map[vmm.Stage]string{
+		vmm.StageSpawn: PhaseVMM, vmm.StageBuild: PhaseBuilt, vmm.StageGuest: PhaseEntered,
+		vmm.StageHello: PhaseHello, vmm.StageReady: PhaseReady,
+	}
+	for _, e := range events {
+		if e.Guest != nil {
+			t.noteAt(PhaseInit, e.At-(e.Guest.Dialed-e.Guest.Init).Nanoseconds())
+		}
+		if p := phases[e.Stage]; p != "" {
+			t.noteAt(p, e.At)
+		}
+	}
+}
+
+// Timings returns the moments of the box's life that this handle has seen.
+func (b *LiteBox) Timings() []Timing {
+	b.times.mu.Lock()
+	defer b.times.mu.Unlock()
+	return append([]Timing(nil), b.times.list...)
+}
