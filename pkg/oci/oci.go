@@ -153,7 +153,7 @@ func (s *Store) lookupAny(ctx context.Context, targets []target, p Platform) (Im
 	for _, t := range targets {
 		stamp, err := s.stamp(ctx, t)
 		if err != nil {
-			return Image{}, err
+			return Image{}, fmt.Errorf("%s: %w", t, err)
 		}
 		if img, ok := s.lookup(t, p, stamp); ok {
 			return img, nil
