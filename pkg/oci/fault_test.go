@@ -80,10 +80,10 @@ func TestStall(t *testing.T) {
 		<-r.Context().Done()
 		return true
 	})
-	s := newStore(t, func(o *Options) { o.StallTimeout = 200 * time.Millisecond })
+	s := newStore(t, func(o *Options) { o.StallTimeout = 2 * time.Second })
 	_, err := s.Pull(t.Context(), ref, PullOptions{})
 	require.NoError(t, err)
-	require.EqualValues(t, 2, stalls.Load())
+	require.GreaterOrEqual(t, stalls.Load(), int32(2))
 	require.NotEmpty(t, srv.ranges())
 
 	// For good.
