@@ -28,3 +28,25 @@ func openForTest(t testing.TB) hv.Hypervisor {
 }
 
 func TestConformance(t *testing.T) { hvtest.Run(t, openForTest) }
+
+// TestSetEntryAgain starts over while an access waits for its completion, which
+// must not touch the new registers.
+func TestSetEntryAgain(t *testing.T) {
+	p := probeMachineForTest(t)
+	var e hv.Exit
+	for range 5 {
+		require.NoError(t, p.reset(probePIO, nil, false))
+		for range 3 {
+			require.NoError(t, p.cpu.Run(&e))
+			require.True(t, e.Reason == hv.ExitPIO && e.Write && e.Addr == 0x80, "%+v", e)
+			var r regs
+			_, err := ioctlPtr(p.cpu.fd, cmdGetRegs, &r)
+			require.NoError(t, err)
+			require.Less(t, r.RIP, uint64(probeCodeAddr+len(probePIO)))
+		}
+		require.NoError(t, p.reset(guestIn, nil, false))
+		p.setEntry(t, 0x511, 0)
+		require.NoError(t, p.cpu.Run(&e))
+		require.True(t, e.Reason == hv.ExitPIO && !e.Write && e.Addr == 0x511, "%+v", e)
+	}
+}

@@ -132,6 +132,7 @@ func newProbeMachine(ctx context.Context, s *system) (_ *probeMachine, err error
 	if p.mem, err = guestmem.New(guestmem.Range{Size: probeRAM}); err != nil {
 		return p, err
 	}
+	p.loadPageTables()
 	if err := v.Map(p.mem.Regions()[0]); err != nil {
 		return p, err
 	}
@@ -163,7 +164,7 @@ func (p *probeMachine) reset(code, tail []byte, protected bool) error {
 	copy(ram[probeCodeAddr:], code)
 	copy(ram[probeTailAddr:], tail)
 	copy(ram[probeUserAddr:], probeUserCode)
-	p.loadTables(ram)
+	loadTables(ram)
 	entry := hv.X86Entry{RIP: probeCodeAddr, RSP: probeStackAddr}
 	if !protected {
 		entry.Long, entry.CR3 = true, probeTablesAddr
@@ -182,9 +183,9 @@ func (p *probeMachine) reset(code, tail []byte, protected bool) error {
 	return err
 }
 
-// loadTables writes descriptor and page tables. Segments are those of SetEntry
-// and, from 0x30, flat data and code of user mode.
-func (p *probeMachine) loadTables(ram []byte) {
+// loadTables writes the descriptor tables and what serves interrupts. Segments
+// are those of SetEntry and, from 0x30, flat data and code of user mode.
+func loadTables(ram []byte) {
 	gdt := ram[probeGDTAddr:]
 	le.PutUint64(gdt[selectorCode:], 0x00af_9b00_0000_ffff)
 	le.PutUint64(gdt[selectorData:], 0x00cf_9300_0000_ffff)
@@ -208,10 +209,12 @@ func (p *probeMachine) loadTables(ram []byte) {
 		// 64-bit interrupt gate.
 		le.PutUint64(ram[probeIDTAddr+16*h.vector:], 0x0000_8e00_0000_0000|selectorCode<<16|at)
 	}
+}
 
-	// 4 GiB of pages of 2 MiB, mapped to themselves and open to user mode.
+// loadPageTables maps 4 GiB to themselves in pages of 2 MiB, open to user mode.
+func (p *probeMachine) loadPageTables() {
 	const present, large = 7, 1 << 7
-	tables := ram[probeTablesAddr:]
+	tables := p.mem.Regions()[0].Bytes[probeTablesAddr:]
 	le.PutUint64(tables, probeTablesAddr+0x1000|present)
 	for i := range uint64(4) {
 		le.PutUint64(tables[0x1000+8*i:], probeTablesAddr+0x2000+i<<12|present)

@@ -2,9 +2,11 @@ package hvtest
 
 import (
 	"errors"
+	"fmt"
 	"runtime"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -17,6 +19,7 @@ var kickTests = []test{
 	{"KickExiting", func(t *testing.T, s *suite) { testKicks(t, s, x86PortLoop, 40_000) }},
 	{"KickHalted", func(t *testing.T, s *suite) { testKicks(t, s, x86Halt, 20_000) }},
 	{"KickStorm", testKickStorm},
+	{"KickWaiting", testKickWaiting},
 }
 
 // testKickBefore: a kick waits for the next Run, and is used up by it.
@@ -110,4 +113,37 @@ func testKickStorm(t *testing.T, s *suite) {
 	require.NoError(t, <-done)
 	require.Positive(t, seen)
 	require.LessOrEqual(t, seen, int64(storm))
+}
+
+// testKickWaiting kicks a secondary CPU that nobody has started yet: the way
+// to end its thread.
+func testKickWaiting(t *testing.T, s *suite) {
+	m := newMachine(t, s, 2)
+	second := make(chan hv.VCPU, 1)
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		c, err := m.vm.NewVCPU(1)
+		second <- c
+		if err != nil {
+			done <- err
+			return
+		}
+		for range 3 {
+			var e hv.Exit
+			if err = c.Run(&e); err == nil && e.Reason != hv.ExitKicked {
+				err = fmt.Errorf("%+v", e)
+			}
+			done <- err
+		}
+		done <- c.Close()
+	}()
+	c := <-second
+	for range 3 {
+		require.NotNil(t, c)
+		time.Sleep(time.Millisecond) // most likely it waits by now
+		require.NoError(t, c.Kick())
+		require.NoError(t, <-done)
+	}
+	require.NoError(t, <-done)
 }
