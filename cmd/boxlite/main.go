@@ -62,6 +62,7 @@ binary, no daemon, no root.`,
 		SilenceUsage:  true,
 	}
 	c.CompletionOptions.HiddenDefaultCmd = true
+	c.DisableSuggestions = true // an error is one line
 	g.add(c)
 	c.AddCommand(runCommand(g), pullCommand(g), imagesCommand(g), vmCommand(), doctorCommand(), versionCommand())
 	return c

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -46,6 +47,9 @@ func childMain() int {
 		fmt.Fprintln(os.Stderr, "boxlite-vmm: this program is started by boxlite, not by hand:", err)
 		return 125
 	}
+	// A running vCPU holds a P until the scheduler takes it back, which would
+	// make devices wait; with a P each they never do.
+	runtime.GOMAXPROCS(max(runtime.NumCPU(), c.cfg.CPUs+2))
 	go c.parent.watch()
 	c.reached(Event{Stage: StageSpawn})
 	outcome := c.run()

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// call runs the command line in this process and returns the exit code and what
+// was printed as an error.
+func call(t *testing.T, args ...string) (code int, stderr string) {
+	t.Helper()
+	old := os.Stderr
+	r, w, err := os.Pipe()
+	require.NoError(t, err)
+	os.Stderr = w
+	defer func() { os.Stderr = old }()
+	text := make(chan string)
+	go func() {
+		b, _ := io.ReadAll(r)
+		text <- string(b)
+	}()
+	c := root()
+	c.SetArgs(args)
+	c.SetOut(new(bytes.Buffer))
+	c.SetErr(w)
+	code = exitCode(c.Execute())
+	w.Close()
+	return code, <-text
+}
+
+// TestWrongInputs looks at what a user gets for each mistake that needs no guest:
+// one line that names the thing, code 125, and nothing left behind.
+func TestWrongInputs(t *testing.T) {
+	home := t.TempDir()
+	file := filepath.Join(home, "file")
+	require.NoError(t, os.WriteFile(file, []byte("text"), 0o600))
+	for name, c := range map[string]struct {
+		args []string
+		want string
+	}{
+		"no image":              {[]string{"run"}, "no image given"},
+		"0 CPUs":                {[]string{"run", "--cpus", "0", "x"}, "--cpus 0"},
+		"1000 CPUs":             {[]string{"run", "--cpus", "1000", "x"}, "1000 CPUs: choose 1 to"},
+		"CPUs not a number":     {[]string{"run", "--cpus", "two", "x"}, `"two"`},
+		"1 MiB":                 {[]string{"run", "--memory", "1", "x"}, "1 MiB of memory: choose"},
+		"1 TiB":                 {[]string{"run", "--memory", "1048576", "x"}, "1048576 MiB of memory: choose"},
+		"bad name":              {[]string{"run", "--name", "a/b", "x"}, `name "a/b"`},
+		"bad variable":          {[]string{"run", "-e", "=x", "x"}, `-e "=x"`},
+		"relative directory":    {[]string{"run", "-w", "tmp", "x"}, `"tmp" is not absolute`},
+		"empty command":         {[]string{"run", "x", ""}, "the command is empty"},
+		"terminal in a pipe":    {[]string{"run", "-t", "x"}, "-t needs a terminal"},
+		"unknown flag":          {[]string{"run", "--no-such", "x"}, "--no-such"},
+		"unknown command":       {[]string{"rum", "x"}, `"rum"`},
+		"bad reference":         {[]string{"run", "UPPER CASE"}, "UPPER CASE"},
+		"missing layout":        {[]string{"run", "./no-such-folder"}, "no-such-folder"},
+		"missing rootfs":        {[]string{"run", "--rootfs", filepath.Join(home, "gone")}, "gone"},
+		"rootfs is a file":      {[]string{"run", "--rootfs", file}, "not a folder"},
+		"archive is a file":     {[]string{"pull", "oci-archive:" + file}, file},
+		"registry down":         {[]string{"pull", "127.0.0.1:1/image"}, "127.0.0.1:1"},
+		"bad platform":          {[]string{"pull", "--platform", "a/b/c/d", "x"}, "a/b/c/d"},
+		"kernel missing":        {[]string{"vm", "--kernel", filepath.Join(home, "none")}, "none"},
+		"kernel not given":      {[]string{"vm"}, "kernel"},
+		"kernel is text":        {[]string{"vm", "--kernel", file}, "kernel"},
+		"kernel is a folder":    {[]string{"vm", "--kernel", home}, home},
+		"disk missing":          {[]string{"vm", "--kernel", file, "--disk", filepath.Join(home, "none")}, "none"},
+		"disk without a name":   {[]string{"vm", "--kernel", file, "--disk", ":ro"}, "--disk"},
+		"vm memory":             {[]string{"vm", "--kernel", file, "--memory", "1"}, "1 MiB of memory"},
+		"vm CPUs":               {[]string{"vm", "--kernel", file, "--cpus", "0"}, "0 CPUs"},
+		"version takes nothing": {[]string{"version", "x"}, "x"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			code, stderr := call(t, append([]string{"--home", filepath.Join(home, "h")}, c.args...)...)
+			require.Equal(t, exitFailed, code, stderr)
+			require.Contains(t, stderr, c.want)
+			require.Equal(t, 1, strings.Count(stderr, "\n"), "one line, not:\n%s", stderr)
+			left, err := filepath.Glob(filepath.Join(home, "h", "boxes", "*"))
+			require.NoError(t, err)
+			require.Empty(t, left)
+		})
+	}
+}
+
+func TestHelp(t *testing.T) {
+	for _, c := range append(root().Commands(), root()) {
+		require.NotEmpty(t, c.Short, c.Name())
+		require.Equal(t, strings.TrimSuffix(c.Short, "."), c.Short, "%s: no full stop in short help", c.Name())
+	}
+}
+
+func TestUnits(t *testing.T) {
+	for n, want := range map[int64]string{0: "0 B", 999: "999 B", 1000: "1.0 kB", 1_550_000: "1.6 MB", 2e12: "2.0 TB", 5e16: "50000.0 TB"} {
+		require.Equal(t, want, size(n))
+	}
+}
