@@ -13,7 +13,10 @@ import (
 
 // inlineMax is the largest file whose contents are kept in the metadata and
 // end up in the index behind the file's inode, instead of taking a block of
-// the blob. Measured on a Debian image with python: see BenchmarkInline.
+// the blob. Measured on a Debian image with python, cold caches, 0 to 2048:
+// reads are the same (38 for /bin/true, 180 for python3), the device shrinks
+// by 3.3 MB at 512 and the index grows from 0.5 to 0.7 MB; at 2048 it would
+// have 3 MB, and an index is kept for each image, a blob once.
 const inlineMax = 512
 
 // ConvertLayer reads the uncompressed tar of one layer to its end and writes

@@ -61,7 +61,7 @@ func fsck(t testing.TB, device string) (extracted string) {
 	t.Helper()
 	fsck := tool(t, "fsck.erofs", "erofs-utils")
 	require.Contains(t, run(t, fsck, "-d3", "--extract", device), "No errors found")
-	extracted = filepath.Join(t.TempDir(), "extracted")
+	extracted = filepath.Join(scratch(t), "extracted")
 	run(t, fsck, "--extract="+extracted, device)
 	return extracted
 }
@@ -79,11 +79,28 @@ func mount(t testing.TB, device string) string {
 	return dir
 }
 
+// scratch returns a folder in memory if there is one that can hold extended
+// attributes, else one on disk: umoci waits for the disk at every file.
+func scratch(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "erofs-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	var fs unix.Statfs_t
+	if unix.Statfs(dir, &fs) != nil || fs.Bavail*uint64(fs.Bsize) < 1<<30 ||
+		unix.Lsetxattr(dir, "user.probe", []byte("x"), 0) != nil {
+		return t.TempDir()
+	}
+	return dir
+}
+
 // unpack lets umoci unpack the archives as the layers of one image.
 func unpack(t testing.TB, archives ...[]byte) string {
 	t.Helper()
 	umoci := tool(t, "umoci", "umoci")
-	dir := t.TempDir()
+	dir := scratch(t)
 	layout := filepath.Join(dir, "layout")
 	writeLayout(t, layout, archives)
 	run(t, umoci, "unpack", "--image", layout+":test", filepath.Join(dir, "bundle"))
@@ -302,12 +319,12 @@ func TestSparseFilesAgreeWithKernelAndUmoci(t *testing.T) {
 	holes("odd-end", 3<<20+123)
 	holes("head", 1<<20, 0)
 	holes("tail", 1<<20, 1<<20-5000)
-	holes("middle", 64<<20, 5<<20, 7<<20+777, 40<<20)
+	holes("middle", 16<<20, 5<<20, 7<<20+777, 12<<20)
 	var at []int64
-	for i := range 200 {
+	for i := range 50 {
 		at = append(at, int64(i)*131072)
 	}
-	holes("many", 200*131072, at...)
+	holes("many", 50*131072, at...)
 	for _, format := range [][]string{
 		{"--format=gnu"},
 		{"--format=posix", "--sparse-version=0.0"},

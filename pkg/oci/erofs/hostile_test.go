@@ -177,8 +177,21 @@ func TestHostile51MillionEntries(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, count+2, image.Inodes)
 
-	for _, o := range []MergeOptions{{MaxInodes: 1000}, {MaxMeta: 1000}, {MaxIndex: 1 << 20}} {
+	for _, o := range []MergeOptions{{MaxInodes: 1000}, {MaxMeta: 1000}} {
 		_, err := Merge(t.Context(), io.Discard, []LayerSource{{Meta: bytes.NewReader(meta.Bytes())}}, o)
+		require.ErrorIs(t, err, ErrLimit)
+	}
+}
+
+func TestHostile51IndexHasALimit(t *testing.T) {
+	t.Parallel()
+	var members []member
+	for i := range 1000 {
+		members = append(members, file(fmt.Sprint(i), "inline"))
+	}
+	l := convert(t, layerTar(t, members...))
+	for _, limit := range []int64{8 << 10, 40 << 10} {
+		_, err := Merge(t.Context(), io.Discard, []LayerSource{{Meta: bytes.NewReader(l.meta)}}, MergeOptions{MaxIndex: limit})
 		require.ErrorIs(t, err, ErrLimit)
 	}
 }

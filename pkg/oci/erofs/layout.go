@@ -3,18 +3,25 @@ package erofs
 import (
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // place is where an inode and its data are in the index. It is filled in by
 // layout and used by write.
 type place struct {
-	names    []string // of a directory, sorted, with "." and ".."
-	pos      int64    // of the inode, bytes; 0: not placed yet
-	data     int64    // of whole blocks in the index, bytes
-	ino      uint32   // sequence number
-	inlined  uint16   // bytes of data behind the inode
-	format   uint8    // data layout
+	list     []named // of a directory, sorted, with "." and ".."
+	pos      int64   // of the inode, bytes; 0: not placed yet
+	data     int64   // of whole blocks in the index, bytes
+	ino      uint32  // sequence number
+	inlined  uint16  // bytes of data behind the inode
+	format   uint8   // data layout
 	extended bool
+}
+
+// named is an entry of a directory.
+type named struct {
+	name string
+	ino  *inode
 }
 
 // layout decides where everything goes. The index is
@@ -64,28 +71,24 @@ func newLayout(root *inode, parts int, max int64) (*layout, error) {
 // visit lists the inodes reachable from dir, each once.
 func (l *layout) visit(dir *inode) {
 	l.add(dir)
-	names := make([]string, 0, len(dir.children)+2)
-	names = append(names, ".", "..")
-	subdirs := 0
+	list := make([]named, 0, len(dir.children)+2)
+	list = append(list, named{".", dir}, named{"..", dir.parent})
 	for name, d := range dir.children {
-		names = append(names, name)
-		if d.ino.isDir() {
-			subdirs++
+		list = append(list, named{name, d.ino})
+	}
+	slices.SortFunc(list, func(a, b named) int { return strings.Compare(a.name, b.name) })
+	dir.list = list
+	for _, e := range list {
+		if e.ino.ino == 0 && !e.ino.isDir() {
+			l.add(e.ino)
 		}
 	}
-	slices.Sort(names)
-	dir.names = names
-	for _, name := range names {
-		if n := dir.children[name].ino; n != nil && !n.isDir() && n.ino == 0 {
-			l.add(n)
-		}
-	}
-	if subdirs == 0 {
+	if dir.nlink == 0 {
 		return
 	}
-	for _, name := range names {
-		if n := dir.children[name].ino; n != nil && n.isDir() {
-			l.visit(n)
+	for _, e := range list {
+		if e.ino.ino == 0 { // subdirectories; "." and ".." have been visited
+			l.visit(e.ino)
 		}
 	}
 }
@@ -143,7 +146,7 @@ func (n *inode) headerSize() int64 {
 // place puts n at pos or soon behind it and returns where the next one may go.
 func (l *layout) place(n *inode, pos int64) int64 {
 	if n.isDir() {
-		n.size = dirSize(n.names)
+		n.size = dirSize(n.list)
 	}
 	n.extended = !n.fitsCompact() || n.sec != l.sec || n.nsec != l.nsec
 	header := n.headerSize()
@@ -205,10 +208,10 @@ func (n *inode) chunks() uint64 {
 
 // dirSize returns the size of a directory: entries and names fill blocks, and
 // none crosses into the next.
-func dirSize(names []string) uint64 {
+func dirSize(list []named) uint64 {
 	var full, used uint64
-	for _, name := range names {
-		need := uint64(direntSize + len(name))
+	for i := range list {
+		need := uint64(direntSize + len(list[i].name))
 		if used+need > BlockSize {
 			full += BlockSize
 			used = 0

@@ -108,40 +108,33 @@ func (w *indexWriter) chunkMap(n *inode, b []byte) {
 // directory writes the blocks of a directory: entries first, their names
 // behind them. The last block may be behind the inode.
 func (w *indexWriter) directory(n *inode, tail []byte) {
-	names := n.names
+	list := n.list
 	data := n.data
-	for len(names) > 0 {
+	for len(list) > 0 {
 		count, used := 0, 0
-		for count < len(names) && used+direntSize+len(names[count]) <= BlockSize {
-			used += direntSize + len(names[count])
+		for count < len(list) && used+direntSize+len(list[count].name) <= BlockSize {
+			used += direntSize + len(list[count].name)
 			count++
 		}
 		var b []byte
-		if count == len(names) && n.inlined > 0 {
+		if count == len(list) && n.inlined > 0 {
 			b = tail[:used]
 		} else {
 			b = w.b[data : data+BlockSize]
 			data += BlockSize
 		}
-		w.dirBlock(n, b, names[:count])
-		names = names[count:]
+		dirBlock(b, list[:count])
+		list = list[count:]
 	}
 }
 
-func (w *indexWriter) dirBlock(dir *inode, b []byte, names []string) {
-	at := len(names) * direntSize
-	for i, name := range names {
-		n := dir.children[name].ino
-		switch name {
-		case ".":
-			n = dir
-		case "..":
-			n = dir.parent
-		}
+func dirBlock(b []byte, list []named) {
+	at := len(list) * direntSize
+	for i, e := range list {
 		d := b[i*direntSize:]
-		le.PutUint64(d[0:], n.nid())
+		le.PutUint64(d[0:], e.ino.nid())
 		le.PutUint16(d[8:], uint16(at))
-		d[10] = fileType(n.mode)
-		at += copy(b[at:], name)
+		d[10] = fileType(e.ino.mode)
+		at += copy(b[at:], e.name)
 	}
 }
