@@ -1,21 +1,22 @@
 #!/usr/bin/env bash
-# build ARCH [check|clean]: make the guest kernel, or take it from the cache.
+# build.sh ARCH [check|clean]: make the guest kernel, or take it from the cache.
 #
-#   build x86_64         ../build/kernel/vmlinux-x86_64 and vmlinux-x86_64.zst
-#   build x86_64 check   only tell which options of the fragment Kconfig did not accept (exit 1 if any)
-#   build x86_64 clean   empty the cache
+#   build.sh x86_64         ../build/kernel/vmlinux-x86_64 and vmlinux-x86_64.zst
+#   build.sh x86_64 check   only tell which options of the fragment Kconfig did not accept (exit 1 if any)
+#   build.sh x86_64 clean   empty the cache
 #
 # Cache: ${BOXLITE_CACHE:-${XDG_CACHE_HOME:-~/.cache}/boxlite}/kernel/<hash>/, where the hash covers the
-# config, the patches, this script, the version of the source package and of the compiler and linker.
+# config, the patches, $recipe, the version of the source package and of the compiler and linker.
 # Same hash, same bytes: time stamp, user and host are fixed, and no path of the build gets in.
 set -euo pipefail
-arch=${1:?usage: build ARCH [check|clean]} mode=${2:-build}
+arch=${1:?usage: build.sh ARCH [check|clean]} mode=${2:-build}
 here=$(cd "$(dirname "$0")" && pwd)
 out=$here/../build/kernel
 cache=${BOXLITE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/boxlite}/kernel
 package=linux-source-6.12
 config=$here/config/$arch.config
 jobs=${BOXLITE_JOBS:-2}
+recipe=1 # to be raised with every change to the steps below that changes the bytes that come out
 
 say() { echo "kernel: $*" >&2; }
 as_root() { if ((EUID)); then sudo "$@"; else "$@"; fi; }
@@ -51,7 +52,7 @@ if [[ -z $version || $version == '(none)' ]]; then
 fi
 hash=$({
   sha256sum <"$config"
-  sha256sum <"$here/build"
+  echo "recipe $recipe"
   cat "$here"/patches/*.patch | sha256sum
   echo "$package $version"
   gcc --version | head -n 1
