@@ -148,7 +148,9 @@ func (d *Device) serve() (more bool) {
 		d.serveEvent()
 	}
 	if d.live {
+		// Back to back, so that one turn of the driver's handler can do for both.
 		d.interrupt(queueRX, d.rx.q)
+		d.interrupt(queueTX, d.tx.q)
 	}
 	return more && d.live
 }

@@ -347,6 +347,7 @@ func (d *Device) unsplice(c *Conn, err error) {
 	d.poll.remove(s.fd, s.tok)
 	d.slots.giveBack(s.tok)
 	discard(s.fd)
+	_ = unix.Shutdown(s.fd, unix.SHUT_WR) // whoever else has the descriptor open: this is the end
 	_ = unix.Close(s.fd)
 	s.fd, s.readDone, s.writeDone = -1, true, true
 	s.err = err

@@ -26,7 +26,6 @@ func (d *Device) serveTX() (more bool) {
 		d.fail(err)
 		return false
 	}
-	d.interrupt(queueTX, q)
 	return more
 }
 
