@@ -3,12 +3,11 @@ package erofs
 import (
 	"archive/tar"
 	"bytes"
-	"compress/gzip"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -88,8 +87,8 @@ func scratch(t testing.TB) string {
 		return t.TempDir()
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	var fs unix.Statfs_t
-	if unix.Statfs(dir, &fs) != nil || fs.Bavail*uint64(fs.Bsize) < 1<<30 ||
+	var st unix.Statfs_t
+	if unix.Statfs(dir, &st) != nil || st.Bavail*uint64(st.Bsize) < 1<<30 ||
 		unix.Lsetxattr(dir, "user.probe", []byte("x"), 0) != nil {
 		return t.TempDir()
 	}
@@ -202,8 +201,19 @@ func agree(t *testing.T, img image, archives ...[]byte) {
 	extracted := fsck(t, device)
 	if os.Getuid() != 0 {
 		t.Log("not root: the kernel's mount and umoci were not asked; compared with fsck.erofs --extract only")
+		require.NoError(t, filepath.WalkDir(extracted, func(path string, d fs.DirEntry, err error) error {
+			if err == nil && d.Type().IsRegular() { // one has mode 0
+				err = os.Chmod(path, 0o600)
+			}
+			return err
+		}))
 		got, err := erofstest.Folder(extracted)
 		require.NoError(t, err)
+		if img.open(t).Incompat&incompatChunked != 0 {
+			t.Log("fsck.erofs 1.5 leaves holes out when it extracts: names and types are compared, contents not")
+			requireSame(t, "fsck.erofs --extract", withoutDevices(want), withoutDevices(got), onlyNames)
+			return
+		}
 		requireSame(t, "fsck.erofs --extract", withoutDevices(want), withoutDevices(got), onlyContents)
 		return
 	}
@@ -223,6 +233,10 @@ func agree(t *testing.T, img image, archives ...[]byte) {
 // user without rights can extract.
 func onlyContents(f *erofstest.File) {
 	*f = erofstest.File{Path: f.Path, Mode: f.Mode & unix.S_IFMT, Size: f.Size, SHA256: f.SHA256, Target: f.Target}
+}
+
+func onlyNames(f *erofstest.File) {
+	*f = erofstest.File{Path: f.Path, Mode: f.Mode & unix.S_IFMT}
 }
 
 func withoutDevices(list []erofstest.File) []erofstest.File {
@@ -339,51 +353,20 @@ func TestSparseFilesAgreeWithKernelAndUmoci(t *testing.T) {
 			img := build(t, archive)
 			require.Less(t, len(img.device), 4<<20, "holes must not be stored")
 			require.NotZero(t, img.open(t).Incompat&incompatChunked)
+			got, err := erofstest.Folder(src)
+			require.NoError(t, err)
+			requireSame(t, "source", got, img.list(t), func(f *erofstest.File) {
+				if format[0] == "--format=gnu" {
+					f.Nsec = 0 // not in this format
+				}
+			})
 			if format[0] == "--format=gnu" { // which umoci refuses
 				agree(t, img)
-				got, err := erofstest.Folder(src)
-				require.NoError(t, err)
-				requireSame(t, "source", got, img.list(t), func(f *erofstest.File) { f.Nsec = 0 }) // not in this format
 				return
 			}
 			agree(t, img, archive)
 		})
 	}
-}
-
-// debianLayers returns the layers of the Debian image that testdata/images
-// builds.
-func debianLayers(t testing.TB) [][]byte {
-	t.Helper()
-	dir := filepath.Join("..", "..", "..", "build", "images", "debian-python")
-	if _, err := os.Stat(filepath.Join(dir, "index.json")); err != nil {
-		msg := "no Debian image: run testdata/images/build"
-		if os.Getenv("BOXLITE_REQUIRE_TOOLS") != "" {
-			t.Fatal(msg)
-		}
-		t.Skip(msg)
-	}
-	type descriptor struct{ Digest string }
-	read := func(digest string) []byte {
-		b, err := os.ReadFile(filepath.Join(dir, "blobs", strings.Replace(digest, ":", "/", 1)))
-		require.NoError(t, err)
-		return b
-	}
-	b, err := os.ReadFile(filepath.Join(dir, "index.json"))
-	require.NoError(t, err)
-	var index struct{ Manifests []descriptor }
-	require.NoError(t, json.Unmarshal(b, &index))
-	var manifest struct{ Layers []descriptor }
-	require.NoError(t, json.Unmarshal(read(index.Manifests[0].Digest), &manifest))
-	var out [][]byte
-	for _, l := range manifest.Layers {
-		z, err := gzip.NewReader(bytes.NewReader(read(l.Digest)))
-		require.NoError(t, err)
-		archive, err := io.ReadAll(z)
-		require.NoError(t, err)
-		out = append(out, archive)
-	}
-	return out
 }
 
 func TestDebianImageAgreesWithKernelAndUmoci(t *testing.T) {
