@@ -54,11 +54,16 @@ func (m *Machine) Setup(s *agentapi.Setup) (agentapi.Ready, error) {
 		if err := step.do(); err != nil {
 			return agentapi.Ready{}, m.fault(step.name, err)
 		}
-		now := bootTime()
-		m.steps = append(m.steps, agentapi.Step{Name: step.name, Took: now - m.last})
-		m.last = now
+		m.done(step.name)
 	}
 	return agentapi.Ready{Steps: m.steps, Disk: disk}, nil
+}
+
+// done notes how long a step took.
+func (m *Machine) done(name string) {
+	now := bootTime()
+	m.steps = append(m.steps, agentapi.Step{Name: name, Took: now - m.last})
+	m.last = now
 }
 
 // fault makes a typed error of a step's error and shows it on the console: the

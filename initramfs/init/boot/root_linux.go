@@ -1,6 +1,7 @@
 package boot
 
 import (
+	"encoding/binary"
 	"os"
 
 	"github.com/anthropics/boxlite/pkg/agentapi"
@@ -24,6 +25,7 @@ func (m *Machine) root(s *agentapi.Setup) (disk uint64, err error) {
 	if err := mount("dev", "/dev", "devtmpfs", unix.MS_NOSUID|unix.MS_NOEXEC, "mode=0755"); err != nil && errno(err) != unix.EBUSY {
 		return 0, err
 	}
+	m.done("devtmpfs")
 	r := s.Root
 	if r.Kind == agentapi.RootNone {
 		return 0, nil
@@ -35,6 +37,7 @@ func (m *Machine) root(s *agentapi.Setup) (disk uint64, err error) {
 	if err := mount(r.Lower, lowerDir, fstype, unix.MS_RDONLY, ""); err != nil {
 		return 0, err
 	}
+	m.done("lower")
 	if r.Kind == agentapi.RootTmpfs {
 		err = mount("upper", upperDir, "tmpfs", 0, tmpfsSize(r.Size))
 	} else {
@@ -43,6 +46,7 @@ func (m *Machine) root(s *agentapi.Setup) (disk uint64, err error) {
 	if err != nil {
 		return 0, err
 	}
+	m.done("upper")
 	if m.upper, err = unix.Open(upperDir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
 		return 0, os.NewSyscallError("open "+upperDir, err)
 	}
@@ -51,11 +55,13 @@ func (m *Machine) root(s *agentapi.Setup) (disk uint64, err error) {
 			return 0, err
 		}
 	}
+	m.done("grow")
 	for _, dir := range []string{upperDir + "/data", upperDir + "/work"} {
 		if err := unix.Mkdir(dir, 0o755); err != nil && err != unix.EEXIST {
 			return 0, os.NewSyscallError("mkdir "+dir, err)
 		}
 	}
+	m.done("dirs")
 	// redirect_dir lets directories of the image be renamed; metacopy spares
 	// copying a file of the image when only its owner or mode changes
 	// (Documentation/filesystems/overlayfs.rst).
@@ -63,6 +69,7 @@ func (m *Machine) root(s *agentapi.Setup) (disk uint64, err error) {
 		"lowerdir="+lowerDir+",upperdir="+upperDir+"/data,workdir="+upperDir+"/work,redirect_dir=on,metacopy=on"); err != nil {
 		return 0, err
 	}
+	m.done("overlay")
 	var st unix.Statfs_t
 	if unix.Fstatfs(m.upper, &st) == nil {
 		disk = st.Blocks * uint64(st.Bsize)
@@ -70,35 +77,50 @@ func (m *Machine) root(s *agentapi.Setup) (disk uint64, err error) {
 	return disk, switchRoot()
 }
 
+// superblock is where an ext4's lies and how much of it is looked at, in bytes
+// (fs/ext4/ext4.h, struct ext4_super_block).
+const (
+	superblockAt  = 1024
+	superblockLen = 1024
+	sbBlocksLo    = 0x004
+	sbLogBlock    = 0x018
+	sbBlocksHi    = 0x150
+)
+
 // grow makes the ext4 as large as its disk, or as asked.
 func (m *Machine) grow(r agentapi.Root) error {
-	size := r.Size
-	if size == 0 {
-		dev, err := unix.Open(r.Upper, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return os.NewSyscallError("open "+r.Upper, err)
-		}
-		bytes, err := deviceSize(dev)
-		unix.Close(dev)
-		if err != nil {
-			return os.NewSyscallError("size of "+r.Upper, err)
-		}
-		size = bytes
+	dev, err := unix.Open(r.Upper, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("open "+r.Upper, err)
 	}
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(m.upper, &st); err != nil {
-		return os.NewSyscallError("statfs "+upperDir, err)
+	defer unix.Close(dev)
+	size, err := deviceSize(dev)
+	if err != nil {
+		return os.NewSyscallError("size of "+r.Upper, err)
 	}
-	// statfs leaves out what the file system needs for itself, so a grown one
-	// looks smaller than its disk; resizing to the present size is cheap.
-	blocks := size / uint64(st.Bsize)
-	if blocks <= st.Blocks {
+	if r.Size != 0 {
+		size = min(size, r.Size)
+	}
+	// Its block count is in the superblock, which the mount has just read; what
+	// statfs says leaves out what the file system needs for itself.
+	var sb [superblockLen]byte
+	if n, err := unix.Pread(dev, sb[:], superblockAt); err != nil || n < len(sb) {
+		return os.NewSyscallError("reading the superblock of "+r.Upper, orEIO(err))
+	}
+	le := binary.LittleEndian
+	shift := 10 + le.Uint32(sb[sbLogBlock:])
+	blocks := uint64(le.Uint32(sb[sbBlocksHi:]))<<32 | uint64(le.Uint32(sb[sbBlocksLo:]))
+	if shift > 16 || size>>shift <= blocks {
 		return nil
 	}
-	if err := resize(m.upper, blocks); err != nil {
-		return os.NewSyscallError("growing "+r.Upper, err)
+	return os.NewSyscallError("growing "+r.Upper, resize(m.upper, size>>shift))
+}
+
+func orEIO(err error) error {
+	if err == nil {
+		return unix.EIO
 	}
-	return nil
+	return err
 }
 
 // switchRoot makes newRoot the root of this process and of all to come, and
