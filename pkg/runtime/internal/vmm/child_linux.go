@@ -101,37 +101,47 @@ func (c *child) run() machine.Outcome {
 		c.end(CauseConfig, err)
 		return machine.Outcome{}
 	}
-	defer c.devices.close()
-	defer c.m.Close()
-	defer c.socket.close()
 	c.reached(Event{Stage: StageBuild})
-
 	agent, err := newAgentLink(c)
 	if err != nil {
 		c.end(CauseConfig, err)
+		c.free()
 		return machine.Outcome{}
 	}
-	var wait sync.WaitGroup
-	defer wait.Wait()
-	defer cancel()
-	wait.Go(func() { agent.serve(ctx) })
-	wait.Go(func() { c.socket.serve(ctx) })
-	wait.Go(func() { c.watchProgress(ctx, agent.ready) })
-	wait.Go(func() {
-		select {
-		case <-terms:
-			agent.shutdown(ctx, CauseStop)
-		case <-c.parent.gone:
-			c.orphaned(ctx, agent, terms)
-		case <-ctx.Done():
-		}
-	})
+	var helpers sync.WaitGroup
+	helpers.Go(func() { agent.serve(ctx) })
+	helpers.Go(func() { c.socket.serve(ctx) })
+	helpers.Go(func() { c.watchProgress(ctx, agent.ready) })
+	helpers.Go(func() { c.watchEnd(ctx, agent, terms) })
 	c.reached(Event{Stage: StageGuest})
 	outcome, err := c.m.Run(ctx)
 	if err != nil {
 		c.end(CauseFailed, err)
 	}
+	cancel()
+	c.free()
+	helpers.Wait() // each ends with ctx, with the socket, or with its connections
 	return outcome
+}
+
+// free closes what build made. The connections of the guest end with its
+// devices, and with them whoever waits for one.
+func (c *child) free() {
+	c.socket.close()
+	if err := errors.Join(c.m.Close(), c.devices.close()); err != nil {
+		c.log.Warn("close the machine", "error", err)
+	}
+}
+
+// watchEnd shuts the guest down when SIGTERM asks for it or the parent dies.
+func (c *child) watchEnd(ctx context.Context, agent *agentLink, terms <-chan os.Signal) {
+	select {
+	case <-terms:
+		agent.shutdown(ctx, CauseStop)
+	case <-c.parent.gone:
+		c.orphaned(ctx, agent, terms)
+	case <-ctx.Done():
+	}
 }
 
 // orphaned decides what the parent's end means: the end, unless the box is
