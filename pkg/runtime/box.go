@@ -54,6 +54,7 @@ func (p *vmProcess) watch() {
 	<-p.Done()
 	r, b := p.box.rt, p.box
 	ctx := context.Background()
+	b.times.noteEnd(p.Events())
 	b.mu.Lock()
 	b.report = p.Report()
 	b.mu.Unlock()
@@ -78,6 +79,7 @@ func (p *vmProcess) watch() {
 // Options.StopGrace. A box that does not run is left alone. When Stop returns,
 // the VM process is gone and, unless KeepOnStop is set, the box as well.
 func (b *LiteBox) Stop(ctx context.Context) error {
+	b.times.note(PhaseStop)
 	defer b.times.note(PhaseStopped)
 	return b.end(ctx, false)
 }

@@ -25,6 +25,9 @@ const (
 	PhaseReady     = "root"     // root filesystem mounted, commands served
 	PhaseConnected = "connect"  // connected to the agent
 	PhaseStarted   = "exec"     // first command running
+	PhaseStop      = "command"  // Stop called
+	PhaseDown      = "shutdown" // guest has shut down
+	PhaseFreed     = "free"     // VM and devices freed
 	PhaseStopped   = "teardown" // VM process gone, left-overs removed
 )
 
@@ -56,6 +59,18 @@ func (t *timings) noteBoot(events []vmm.Event) {
 		}
 		if p := phases[e.Stage]; p != "" {
 			t.noteAt(p, e.At)
+		}
+	}
+}
+
+// noteEnd takes over what the VM process reported of its end.
+func (t *timings) noteEnd(events []vmm.Event) {
+	for _, e := range events {
+		switch e.Stage {
+		case vmm.StageDown:
+			t.noteAt(PhaseDown, e.At)
+		case vmm.StageEnd:
+			t.noteAt(PhaseFreed, e.At)
 		}
 	}
 }

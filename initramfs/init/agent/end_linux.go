@@ -27,7 +27,6 @@ func (e *execution) finish(end ended) {
 	st.Peak, st.OOMKilled = e.tree.usage()
 	<-e.announced
 	e.leave()
-	// The cgroup goes after the news: the host need not wait for it.
 	e.owner.send(0, &agentapi.Exited{ID: e.spec.ID, Status: st})
 	e.s.bury(e.tree)
 }
@@ -119,14 +118,37 @@ func (e *execution) killTree() {
 	}
 }
 
-// bury removes the cgroups of ended executions, some of which live on for as
-// long as daemons they left behind.
+// Removing a cgroup takes locks for which the next fork would wait, so it is put
+// off until things are calm, or until there are many.
+const (
+	buryAfter = time.Second
+	maxGraves = 256
+)
+
+// bury has the cgroup of an ended execution removed.
 func (s *Server) bury(t tree) {
 	if t.dir == "" {
 		return
 	}
 	s.mu.Lock()
-	list := append(s.graves, t)
+	defer s.mu.Unlock()
+	s.graves = append(s.graves, t)
+	switch {
+	case s.burial == nil:
+		s.burial = time.AfterFunc(buryAfter, s.clearGraves)
+	case len(s.graves)%maxGraves == 0:
+		s.burial.Reset(0)
+	default:
+		s.burial.Reset(buryAfter)
+	}
+}
+
+// clearGraves removes what can be removed. Daemons that executions left behind
+// keep theirs until the next time.
+func (s *Server) clearGraves() {
+	defer s.guard("removing cgroups")
+	s.mu.Lock()
+	list := s.graves
 	s.graves = nil
 	s.mu.Unlock()
 	kept := list[:0]

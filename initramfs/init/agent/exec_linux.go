@@ -191,9 +191,11 @@ func (e *execution) openStdio(uid uint32) (child [3]*os.File, err error) {
 	}
 	for st := agentapi.Stdin; st <= agentapi.Stderr; st++ {
 		if e.spec.Streams&(1<<st) == 0 {
-			if child[st], err = os.OpenFile("/dev/null", os.O_RDWR, 0); err != nil {
-				return child, err
+			fd, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
+			if err != nil {
+				return child, os.NewSyscallError("open /dev/null", err)
 			}
+			child[st] = os.NewFile(uintptr(fd), "null")
 			continue
 		}
 		var fds [2]int

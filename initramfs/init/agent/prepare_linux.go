@@ -109,8 +109,8 @@ func workDir(dir string) (string, error) {
 	var st unix.Stat_t
 	err := unix.Stat(dir, &st)
 	if err == unix.ENOENT {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return "", bad(errnoOf(err))
+		if err := mkdirAll(dir); err != nil {
+			return "", bad(err)
 		}
 		return dir, nil
 	}
@@ -123,11 +123,25 @@ func workDir(dir string) (string, error) {
 	return dir, nil
 }
 
+// mkdirAll makes a directory and those above it that are missing, mode 0755.
+func mkdirAll(dir string) error {
+	for i := 1; i <= len(dir); i++ {
+		if i < len(dir) && dir[i] != '/' {
+			continue
+		}
+		if err := unix.Mkdir(dir[:i], 0o755); err != nil && err != unix.EEXIST {
+			return err
+		}
+	}
+	return nil
+}
+
 // buildEnv joins the environments; of equal keys the last one counts. PATH,
 // HOSTNAME and, with a terminal, TERM have defaults, and so has HOME.
 func buildEnv(base, own []string, home string, tty bool) []string {
-	host, _ := os.Hostname()
-	defaults := []string{"PATH=" + defaultPath, "HOSTNAME=" + host, "HOME=" + home}
+	var u unix.Utsname
+	unix.Uname(&u) // cannot fail
+	defaults := []string{"PATH=" + defaultPath, "HOSTNAME=" + unix.ByteSliceToString(u.Nodename[:]), "HOME=" + home}
 	if tty {
 		defaults = append(defaults, "TERM=xterm")
 	}

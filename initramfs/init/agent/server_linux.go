@@ -74,7 +74,8 @@ type Server struct {
 	state    state
 	controls map[*control]struct{}
 	execs    map[uint64]*execution
-	graves   []tree // cgroups of ended executions that daemons live on in
+	graves   []tree      // cgroups of ended executions
+	burial   *time.Timer // runs clearGraves
 }
 
 type state uint8

@@ -74,8 +74,7 @@ const maxPids = 1 << 16
 func (t *tree) pids(leader int) []int {
 	var list []int
 	if t.dir != "" {
-		b, err := os.ReadFile(t.dir + "/cgroup.procs")
-		if err == nil {
+		if b, err := readAll(t.dir + "/cgroup.procs"); err == nil {
 			for line := range strings.Lines(string(b)) {
 				if pid, err := strconv.Atoi(strings.TrimSpace(line)); err == nil && pid > 1 && len(list) < maxPids {
 					list = append(list, pid)
@@ -89,28 +88,17 @@ func (t *tree) pids(leader int) []int {
 
 // session lists the processes of a session by /proc. Each execution leads one;
 // a process that makes its own session escapes, which is why cgroups are the rule.
-func session(leader int) []int {
-	proc, err := os.Open("/proc")
-	if err != nil {
-		return nil
-	}
-	defer proc.Close()
-	var list []int
-	for {
-		names, err := proc.Readdirnames(256)
-		for _, name := range names {
-			pid, err := strconv.Atoi(name)
-			if err != nil || pid <= 1 || len(list) >= maxPids {
-				continue
-			}
-			if sid, err := unix.Getsid(pid); err == nil && sid == leader && !isZombie(name) {
-				list = append(list, pid)
-			}
+func session(leader int) (pids []int) {
+	for _, name := range list("/proc") {
+		pid, err := strconv.Atoi(name)
+		if err != nil || pid <= 1 {
+			continue
 		}
-		if err != nil || len(names) == 0 {
-			return list
+		if sid, err := unix.Getsid(pid); err == nil && sid == leader && !isZombie(name) {
+			pids = append(pids, pid)
 		}
 	}
+	return pids
 }
 
 // isZombie reads the state out of /proc/<pid>/stat (proc(5)): behind the last
@@ -159,19 +147,32 @@ func removeBelow(dir string, depth int) {
 	if depth > 32 {
 		return
 	}
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return
-	}
-	for _, e := range entries {
-		if e.IsDir() {
-			sub := dir + "/" + e.Name()
-			if unix.Rmdir(sub) == unix.EBUSY {
-				removeBelow(sub, depth+1)
-				unix.Rmdir(sub)
-			}
+	for _, name := range list(dir) {
+		sub := dir + "/" + name // files among them answer ENOTDIR
+		if unix.Rmdir(sub) == unix.EBUSY {
+			removeBelow(sub, depth+1)
+			unix.Rmdir(sub)
 		}
 	}
+}
+
+// list returns the names in a directory, none when there is a problem. It spares
+// the weight of os.ReadDir.
+func list(dir string) (names []string) {
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil
+	}
+	defer unix.Close(fd)
+	buf := make([]byte, 8192)
+	for len(names) < maxPids {
+		n, err := unix.ReadDirent(fd, buf)
+		if n <= 0 || err != nil {
+			return names
+		}
+		_, _, names = unix.ParseDirent(buf[:n], -1, names)
+	}
+	return names
 }
 
 // readSmall reads the first page of a kernel file without os.ReadFile's fstat
@@ -188,6 +189,30 @@ func readSmall(path string) ([]byte, error) {
 		return nil, err
 	}
 	return buf[:n], nil
+}
+
+// readAll reads a kernel file of any length, up to what maxPids lines can take.
+func readAll(path string) (all []byte, err error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	buf := make([]byte, 4096)
+	for len(all) < 8*maxPids {
+		n, err := unix.Read(fd, buf)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if n == 0 {
+			break
+		}
+		all = append(all, buf[:n]...)
+	}
+	return all, nil
 }
 
 func writeFile(path, text string) error {

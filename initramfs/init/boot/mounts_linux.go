@@ -64,13 +64,14 @@ func (m *Machine) mounts(s *agentapi.Setup) error {
 // runDir mounts a tmpfs at /run if the image has an empty directory there: what
 // an image put into it stays visible.
 func runDir() error {
-	d, err := os.Open("/run")
+	fd, err := unix.Open("/run", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil // the image has no /run, or something else there
 	}
-	names, err := d.Readdirnames(1)
-	d.Close()
-	if err == nil || len(names) > 0 {
+	var buf [512]byte
+	n, err := unix.ReadDirent(fd, buf[:])
+	unix.Close(fd)
+	if _, _, names := unix.ParseDirent(buf[:max(n, 0)], 1, nil); err != nil || len(names) > 0 {
 		return nil
 	}
 	return mount("run", "/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755")

@@ -82,9 +82,9 @@ func (m *machine) stream(id string) (*net.UnixConn, error) {
 
 // Parts of Debian's start-up that take half of its instructions and serve
 // nothing here: certificates, BTF of BPF struct_ops, the jitter RNG, names of
-// trace events, self tests.
+// trace events, self tests, the keyboard controller.
 const skipped = "cryptomgr.notests initcall_blacklist=bpf_tcp_ca_kfunc_init,bpf_dummy_struct_ops_init," +
-	"load_system_certificate_list,jent_mod_init,init_kprobe_trace,trace_eval_init"
+	"load_system_certificate_list,jent_mod_init,init_kprobe_trace,trace_eval_init,i8042_init"
 
 // arguments are QEMU's, but for streams and files.
 func (o *options) arguments(image string) []string {
@@ -111,6 +111,29 @@ func (o *options) arguments(image string) []string {
 		"-machine", "pc,vmport=off,hpet=off", "-bios", "qboot.rom",
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-kernel", image, "-append", cmdline)
+}
+
+// noise is what the emulator says about features of the CPU that it lacks.
+var noise = []byte("warning: TCG doesn't support requested feature")
+
+// quiet passes whole lines on, but for noise.
+type quiet struct {
+	to   io.Writer
+	line []byte
+}
+
+func (q *quiet) Write(p []byte) (int, error) {
+	q.line = append(q.line, p...)
+	for {
+		i := bytes.IndexByte(q.line, '\n')
+		if i < 0 {
+			return len(p), nil
+		}
+		if !bytes.Contains(q.line[:i], noise) {
+			q.to.Write(q.line[:i+1])
+		}
+		q.line = q.line[i+1:]
+	}
 }
 
 // runEmulated runs the command in the emulated machine.
@@ -166,6 +189,7 @@ func runEmulated(o *options, things []thing) (int, error) {
 	for _, id := range []string{"in", "out", "err", "ctl"} {
 		m.args = append(m.args, "-device", "virtserialport,chardev="+id+",name=rig."+id)
 	}
+	m.args = append(m.args, strings.Fields(os.Getenv("RIG_QEMU"))...)
 	return m.run(o, conns, stdin, phase)
 }
 
@@ -177,7 +201,7 @@ func (m *machine) run(o *options, conns map[string]*net.UnixConn, stdin bool, ph
 	}
 	runtime.LockOSThread() // Pdeathsig is about the thread that starts the child
 	qemu := exec.Command("qemu-system-x86_64", m.args...)
-	qemu.ExtraFiles, qemu.Stderr = m.files, qemuLog
+	qemu.ExtraFiles, qemu.Stderr = m.files, &quiet{to: qemuLog}
 	qemu.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := qemu.Start(); err != nil {
 		return exitRig, err

@@ -118,6 +118,7 @@ func (c *child) run() machine.Outcome {
 	if err != nil {
 		c.end(CauseFailed, err)
 	}
+	c.parent.send(Event{Stage: StageDown, At: Now()}) // no stage of its own: a report names what was reached before
 	cancel()
 	c.free()
 	helpers.Wait() // each ends with ctx, with the socket, or with its connections

@@ -74,6 +74,7 @@ const (
 	StageGuest Stage = "kernel running"
 	StageHello Stage = "guest init running"
 	StageReady Stage = "ready"
+	StageDown  Stage = "guest stopped"
 	StageEnd   Stage = "ended"
 )
 
