@@ -25,6 +25,7 @@ type Params struct {
 	Cmdline string   // without the devices, which CommandLine adds
 	CPUs    int      // at least 1
 	Devices []Device
+	Share   bool // map the files rather than copy them: see Place
 }
 
 // Device is a virtio-mmio device that the guest cannot find by itself.

@@ -99,7 +99,7 @@ func TestPlace(t *testing.T) {
 			mem, err := guestmem.New(guestmem.Range{Base: 0, Size: 4 << 20})
 			require.NoError(t, err)
 			defer mem.Close()
-			p, err := Place(mem, c.at, file, c.off, c.n)
+			p, err := Place(mem, c.at, file, c.off, c.n, true)
 			require.NoError(t, err)
 			require.Equal(t, Placed{Mapped: c.mapped, Copied: c.n - c.mapped}, p)
 			got := make([]byte, 4<<20)
@@ -107,6 +107,15 @@ func TestPlace(t *testing.T) {
 			want := make([]byte, 4<<20)
 			copy(want[c.at:], data[c.off:c.off+int64(c.n)])
 			require.True(t, bytes.Equal(want, got), "exactly the bytes asked for, and zero around them")
+
+			copied, err := guestmem.New(guestmem.Range{Base: 0, Size: 4 << 20})
+			require.NoError(t, err)
+			defer copied.Close()
+			p, err = Place(copied, c.at, file, c.off, c.n, false)
+			require.NoError(t, err)
+			require.Equal(t, Placed{Copied: c.n}, p)
+			require.NoError(t, copied.Read(got, 0))
+			require.True(t, bytes.Equal(want, got), "copied as it would be mapped")
 		})
 	}
 }
@@ -125,15 +134,15 @@ func TestPlaceRefuses(t *testing.T) {
 		off int64
 		n   uint64
 	}{{2 << 20, 0, 1}, {1<<20 - 1, 0, 2}, {0, -1, 1}, {1 << 63, 0, 100}, {0, 0, 1 << 63}, {8, 0, ^uint64(0)}} {
-		_, err := Place(mem, c.at, file, c.off, c.n)
+		_, err := Place(mem, c.at, file, c.off, c.n, true)
 		require.ErrorIs(t, err, guestmem.ErrOutside, "%v", c)
 	}
-	_, err = Place(mem, 0, file, 50, 51) // the file shrank meanwhile
+	_, err = Place(mem, 0, file, 50, 51, true) // the file shrank meanwhile
 	require.ErrorContains(t, err, "read 51 bytes of")
 	write, err := os.OpenFile(path, os.O_WRONLY, 0)
 	require.NoError(t, err)
 	defer write.Close()
-	_, err = Place(mem, 0, write, 0, 100)
+	_, err = Place(mem, 0, write, 0, 100, true)
 	require.Error(t, err)
 }
 

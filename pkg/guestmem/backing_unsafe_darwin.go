@@ -7,19 +7,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// backing is anonymous memory: macOS has no memfd, and one VM per process has
-// nobody to share it with.
+// backing is private anonymous memory.
 type backing struct{}
 
-func (*backing) open(uint64) error { return nil }
-func (*backing) close() error      { return nil }
-
-func (*backing) mapShared(_, size uint64) ([]byte, error) {
+func (backing) mapRAM(size uint64) ([]byte, error) {
 	b, err := unix.Mmap(-1, 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE|unix.MAP_NORESERVE)
 	return b, os.NewSyscallError("mmap", err)
 }
 
-func (*backing) unmap(b []byte) error { return os.NewSyscallError("munmap", unix.Munmap(b)) }
+func (backing) unmap(b []byte) error { return os.NewSyscallError("munmap", unix.Munmap(b)) }
 
 // MapFile replaces the n bytes of RAM at a guest address by a private mapping
 // of a file. Preconditions as on Linux, with the host's page size (16 KiB on

@@ -1,6 +1,6 @@
 // Package guestmem is the RAM of one guest: regions of guest-physical address
-// space backed by a memfd, bounds and overflow checks for every address that a
-// guest hands over, and the only place that orders memory against the guest.
+// space in huge pages where the host has them, bounds and overflow checks for
+// every address that a guest hands over, and the only place that orders memory against the guest.
 //
 // Consumers (devices, loaders) can look at and slice RAM; only the owner of the
 // [Memory] can create, map or free it. Every method but Close and MapFile may be
@@ -41,7 +41,6 @@ type Region struct {
 // Memory is the RAM of one guest.
 type Memory struct {
 	regions []Region
-	file    backing
 	size    uint64
 }
 
@@ -66,18 +65,13 @@ func New(ranges ...Range) (*Memory, error) {
 		return nil, fmt.Errorf("guestmem: %d bytes of RAM in %d regions", size, len(ranges))
 	}
 	m := &Memory{size: size}
-	if err := m.file.open(size); err != nil {
-		return nil, fmt.Errorf("guestmem: %d MiB of RAM: %w", size>>20, err)
-	}
-	off := uint64(0)
 	for _, r := range ranges {
-		b, err := m.file.mapShared(off, r.Size)
+		b, err := backing{}.mapRAM(r.Size)
 		if err != nil {
 			m.Close()
 			return nil, fmt.Errorf("guestmem: map %d MiB at %v: %w", r.Size>>20, r.Base, err)
 		}
 		m.regions = append(m.regions, Region{r.Base, b})
-		off += r.Size
 	}
 	return m, nil
 }
@@ -87,10 +81,9 @@ func New(ranges ...Range) (*Memory, error) {
 func (m *Memory) Close() error {
 	var errs []error
 	for _, r := range m.regions {
-		errs = append(errs, m.file.unmap(r.Bytes))
+		errs = append(errs, backing{}.unmap(r.Bytes))
 	}
 	m.regions = nil
-	errs = append(errs, m.file.close())
 	return errors.Join(errs...)
 }
 

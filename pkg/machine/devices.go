@@ -88,7 +88,7 @@ func (m *Machine) addSerial(out io.Writer) error {
 
 // load puts the kernel into RAM.
 func (m *Machine) load(cfg *Config) (err error) {
-	p := boot.Params{Kernel: cfg.Kernel, Initrd: cfg.Initrd, Cmdline: cfg.Cmdline, CPUs: cfg.CPUs}
+	p := boot.Params{Kernel: cfg.Kernel, Initrd: cfg.Initrd, Cmdline: cfg.Cmdline, CPUs: cfg.CPUs, Share: cfg.ShareFiles}
 	for _, s := range m.slots {
 		p.Devices = append(p.Devices, s.at)
 	}

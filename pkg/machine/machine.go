@@ -41,6 +41,11 @@ type Config struct {
 	Initrd    *os.File // nil for none
 	Cmdline   string   // kernel command line; the devices are appended
 
+	// ShareFiles maps kernel and initrd copy-on-write instead of copying them:
+	// guests of one kernel then share what they do not write of it, and boot at
+	// about twice the cost.
+	ShareFiles bool
+
 	// Devices are put on the virtio-mmio bus in this order.
 	Devices []virtio.Device
 	// Serial receives what the guest writes to COM1; nil discards it.

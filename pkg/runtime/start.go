@@ -272,5 +272,5 @@ func (b *LiteBox) MainCommand(ctx context.Context, args ...string) (BoxCommand, 
 }
 
 // kernelCmdline is what our kernel boots fastest with; kernel/README.md says why.
-const kernelCmdline = "console=hvc0 earlycon=uart8250,io,0x3f8 quiet loglevel=4 reboot=t panic=-1 " +
+const kernelCmdline = "quiet loglevel=4 console=hvc0 earlycon=uart8250,io,0x3f8 reboot=t panic=-1 " +
 	"tsc=reliable no_timer_check cryptomgr.notests random.trust_cpu=on rcupdate.rcu_expedited=1"

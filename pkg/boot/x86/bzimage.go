@@ -104,7 +104,7 @@ func (k *bzImage) initrdEnd() uint64         { return k.initrdMax + 1 }
 // The protocol's GDT is left out: the CPU starts with flat segments and Linux
 // loads a table of its own before it loads a selector.
 func (k *bzImage) load(mem *guestmem.Memory, rest bootData) (Entry, boot.Placed, error) {
-	placed, err := boot.Place(mem, guestmem.GPA(k.base), k.file, int64(k.off), k.size)
+	placed, err := boot.Place(mem, guestmem.GPA(k.base), k.file, int64(k.off), k.size, rest.share)
 	if err != nil {
 		return Entry{}, placed, err
 	}

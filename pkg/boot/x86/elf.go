@@ -195,7 +195,7 @@ func (k *vmlinux) load(mem *guestmem.Memory, rest bootData) (Entry, boot.Placed,
 	var sum boot.Placed
 	for _, s := range k.segments {
 		// What memsz has beyond filesz is zero already: RAM is fresh.
-		placed, err := boot.Place(mem, guestmem.GPA(s.paddr), k.file, int64(s.off), s.filesz)
+		placed, err := boot.Place(mem, guestmem.GPA(s.paddr), k.file, int64(s.off), s.filesz, rest.share)
 		if err != nil {
 			return Entry{}, sum, err
 		}

@@ -29,7 +29,7 @@ func fuzzLoad(f *testing.F) {
 			t.Fatal(err)
 		}
 		defer mem.Close()
-		e, err := Load(mem, boot.Params{Kernel: file, CPUs: 2, Cmdline: "quiet"})
+		e, err := Load(mem, boot.Params{Kernel: file, CPUs: 2, Cmdline: "quiet", Share: len(image)%2 == 0})
 		if err != nil {
 			return
 		}

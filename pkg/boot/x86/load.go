@@ -42,6 +42,7 @@ type image interface {
 
 // bootData is what a kernel must be told.
 type bootData struct {
+	share      bool
 	cmdline    string
 	initrd     uint64 // address; 0 without
 	initrdSize uint64
@@ -73,7 +74,7 @@ func Load(mem *guestmem.Memory, p boot.Params) (Entry, error) {
 		return Entry{}, fmt.Errorf("boot/x86: kernel %s needs RAM from %#x to %#x, and low RAM ends at %#x; give the guest at least %d MiB",
 			p.Kernel.Name(), from, to, low, (to+1<<20-1)>>20)
 	}
-	data := bootData{memMap: memMap(mem)}
+	data := bootData{memMap: memMap(mem), share: p.Share}
 	if data.cmdline, err = p.CommandLine(min(kernel.cmdlineLimit(), cmdlineRoom-1)); err != nil {
 		return Entry{}, err
 	}
@@ -83,7 +84,7 @@ func Load(mem *guestmem.Memory, p boot.Params) (Entry, error) {
 		if data.initrd, data.initrdSize, err = initrdPlace(p.Initrd, to, top); err != nil {
 			return Entry{}, err
 		}
-		placed, err := boot.Place(mem, guestmem.GPA(data.initrd), p.Initrd, 0, data.initrdSize)
+		placed, err := boot.Place(mem, guestmem.GPA(data.initrd), p.Initrd, 0, data.initrdSize, p.Share)
 		if err != nil {
 			return Entry{}, err
 		}

@@ -91,7 +91,7 @@ func TestLoadPVH(t *testing.T) {
 	require.NoError(t, err)
 	e, err := Load(mem, boot.Params{
 		Kernel: tempFile(t, "vmlinux", goodELF()), Initrd: tempFile(t, "initrd", initrd),
-		Cmdline: "console=ttyS0 quiet", CPUs: 1, Devices: []boot.Device{d},
+		Cmdline: "console=ttyS0 quiet", CPUs: 1, Devices: []boot.Device{d}, Share: true,
 	})
 	require.NoError(t, err)
 	require.Equal(t, uint64(200_000+100_000+len(initrd)), e.Mapped+e.Copied)
@@ -134,7 +134,7 @@ func TestLoadPVHWithoutInitrd(t *testing.T) {
 func TestLoadPVHUnaligned(t *testing.T) {
 	mem := newRAM(t, 64<<20)
 	text, data := pattern(200_000, 4), pattern(300_000, 5)
-	e, err := Load(mem, boot.Params{CPUs: 1, Kernel: tempFile(t, "vmlinux", elf(
+	e, err := Load(mem, boot.Params{CPUs: 1, Share: true, Kernel: tempFile(t, "vmlinux", elf(
 		phdr{typ: ptLoad, off: 0x1010, paddr: 1 << 24, data: text},             // copied
 		phdr{typ: ptLoad, off: 0x40123, paddr: 1<<25 + 0x123, data: data},      // head and tail copied
 		phdr{typ: ptLoad, off: 0x1000, paddr: 1<<25 + 0x80000, memsz: 1 << 16}, // bss only
@@ -153,7 +153,7 @@ func TestLoadBzImage(t *testing.T) {
 	image, initrd := goodBzImage(), pattern(70_000, 9)
 	e, err := Load(mem, boot.Params{
 		Kernel: tempFile(t, "vmlinuz", append(image, "a signature"...)), Initrd: tempFile(t, "initrd", initrd),
-		Cmdline: "root=/dev/vda", CPUs: 4,
+		Cmdline: "root=/dev/vda", CPUs: 4, Share: true,
 	})
 	require.NoError(t, err)
 	require.Equal(t, Entry{
