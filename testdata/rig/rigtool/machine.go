@@ -82,13 +82,13 @@ func (m *machine) stream(id string) (*net.UnixConn, error) {
 
 // Parts of Debian's start-up that take half of its instructions and serve
 // nothing here: certificates, BTF of BPF struct_ops, the jitter RNG, names of
-// trace events, self tests, the keyboard controller.
+// trace events, self tests, the keyboard controller, the PM timer.
 const skipped = "cryptomgr.notests initcall_blacklist=bpf_tcp_ca_kfunc_init,bpf_dummy_struct_ops_init," +
-	"load_system_certificate_list,jent_mod_init,init_kprobe_trace,trace_eval_init,i8042_init"
+	"load_system_certificate_list,jent_mod_init,init_kprobe_trace,trace_eval_init,i8042_init,init_acpi_pm_clocksource"
 
 // arguments are QEMU's, but for streams and files.
 func (o *options) arguments(image string) []string {
-	cmdline := "console=ttyS0 quiet loglevel=4 panic=-1 reboot=t tsc=reliable no_timer_check random.trust_cpu=on apparmor=0 audit=0 " + skipped
+	cmdline := "console=ttyS0 quiet loglevel=4 panic=-1 reboot=t tsc=reliable no_timer_check noreplace-smp random.trust_cpu=on apparmor=0 audit=0 " + skipped
 	tcg := "tcg,thread=multi"
 	var args []string
 	if o.icount {
