@@ -19,6 +19,8 @@ type cpioWriter struct {
 	n    int64           // bytes written
 	ino  uint32          // of the last entry
 	dirs map[string]bool // folders that the archive has
+
+	mtime uint32 // of the entries that follow
 }
 
 func newCPIO(w io.Writer) *cpioWriter {
@@ -42,7 +44,7 @@ func (c *cpioWriter) header(name string, mode uint32, size int64, major, minor u
 	}
 	c.ino++
 	h := fmt.Sprintf("070701%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%s\x00",
-		c.ino, mode, 0, 0, 1, 0, size, 0, 0, major, minor, len(name)+1, 0, name)
+		c.ino, mode, 0, 0, 1, c.mtime, size, 0, 0, major, minor, len(name)+1, 0, name)
 	if err := c.write([]byte(h)); err != nil {
 		return err
 	}
@@ -124,6 +126,7 @@ func (c *cpioWriter) file(name, src string) error {
 	if err := c.parents(name); err != nil {
 		return err
 	}
+	c.mtime = uint32(info.ModTime().Unix())
 	if err := c.header(name, syscall.S_IFREG|uint32(info.Mode().Perm()), info.Size(), 0, 0); err != nil {
 		return err
 	}
@@ -155,6 +158,7 @@ func (c *cpioWriter) tree(name, src string) error {
 			if err != nil {
 				return err
 			}
+			c.mtime = uint32(info.ModTime().Unix())
 			return c.dir(to, info.Mode())
 		case fs.ModeSymlink:
 			target, err := os.Readlink(path)

@@ -160,7 +160,7 @@ func newest(names []string) string {
 	digits := regexp.MustCompile(`[0-9]+`)
 	numbers := func(name string) []int {
 		var all []int
-		for _, d := range digits.FindAllString(name, -1) {
+		for _, d := range digits.FindAllString(strings.TrimSuffix(name, "amd64"), -1) {
 			n, _ := strconv.Atoi(d)
 			all = append(all, n)
 		}
