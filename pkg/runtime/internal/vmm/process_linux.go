@@ -41,6 +41,10 @@ func Spawn(exe string, cfg Config) (*Process, error) {
 	if exe == "" {
 		exe = "/proc/self/exe" // survives the file being replaced
 	}
+	// A report that is there afterwards must be of this VM.
+	if err := os.Remove(filepath.Join(cfg.Dir, reportName)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("vmm: %w", err)
+	}
 	ours, theirs, err := socketPair()
 	if err != nil {
 		return nil, fmt.Errorf("vmm: %w", err)
