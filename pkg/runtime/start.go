@@ -271,6 +271,8 @@ func (b *LiteBox) MainCommand(ctx context.Context, args ...string) (BoxCommand, 
 	return Command(argv[0], argv[1:]...), nil
 }
 
-// kernelCmdline is what our kernel boots fastest with; kernel/README.md says why.
-const kernelCmdline = "quiet loglevel=4 console=hvc0 earlycon=uart8250,io,0x3f8 reboot=t panic=-1 " +
-	"tsc=reliable no_timer_check cryptomgr.notests random.trust_cpu=on rcupdate.rcu_expedited=1"
+// kernelCmdline is what our kernel boots fastest with; kernel/README.md says what
+// each word is worth. earlycon is the price of seeing a panic before the console
+// is there; quiet precedes it, or everything up to then would be printed.
+const kernelCmdline = "quiet console=hvc0 earlycon=uart8250,io,0x3f8 panic=-1 reboot=t noreplace-smp 8250.nr_uarts=0 " +
+	"swiotlb=noforce dummy.numdummies=0 rcupdate.rcu_expedited=1 initcall_blacklist=slab_late_init"
