@@ -23,14 +23,14 @@ build/boxlite: $(ASSETS)/vmlinux.zst $(ASSETS)/initramfs.cpio.zst $(GOFILES)
 	go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o $@ ./cmd/boxlite
 
 $(ASSETS)/vmlinux.zst: $(KERNEL)
-	testdata/tools/embed $(KERNEL) $@ 19
+	testdata/tools/embed $(KERNEL) $@
 
 $(ASSETS)/initramfs.cpio.zst: $(INITRAMFS)
-	testdata/tools/embed $(INITRAMFS) $@ 19
+	testdata/tools/embed $(INITRAMFS) $@
 
 kernel: $(KERNEL) ## the guest kernel (minutes the first time, then cached)
 
-$(KERNEL): $(wildcard kernel/config/* kernel/Makefile kernel/*.sh)
+$(KERNEL): $(wildcard kernel/config/* kernel/patches/* kernel/Makefile kernel/*.sh)
 	$(MAKE) -C kernel
 	@touch $@
 

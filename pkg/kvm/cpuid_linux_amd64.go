@@ -206,7 +206,7 @@ func (p cpuidPolicy) topology(function uint32) []cpuidEntry {
 	const levelThread, levelCore = 1 << 8, 2 << 8
 	id := uint32(p.id)
 	return []cpuidEntry{
-		{Function: function, Index: 0, Flags: cpuidFlagIndex, EBX: 1, ECX: levelThread | 0, EDX: id},
+		{Function: function, Index: 0, Flags: cpuidFlagIndex, EBX: 1, ECX: levelThread, EDX: id},
 		{Function: function, Index: 1, Flags: cpuidFlagIndex, EAX: p.idBits(), EBX: uint32(p.cpus), ECX: levelCore | 1, EDX: id},
 		{Function: function, Index: 2, Flags: cpuidFlagIndex, ECX: 2, EDX: id},
 	}

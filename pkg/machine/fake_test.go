@@ -56,7 +56,7 @@ type fakeRoot struct{ *fakeHV }
 
 func (r fakeRoot) NewVM(c hv.Config) (hv.VM, error) {
 	_, err := r.fakeHV.NewVM(c)
-	return fakeVM{r.fakeHV}, err
+	return fakeVM(r), err
 }
 
 type fakeCPU struct {

@@ -11,10 +11,9 @@ import (
 // Machine is the guest that this process is PID 1 of. It implements
 // agent.Machine.
 type Machine struct {
-	upper  int // directory of the writable file system, -1 without
-	cgroup bool
-	steps  []agentapi.Step
-	last   time.Duration
+	upper int // directory of the writable file system, -1 without
+	steps []agentapi.Step
+	last  time.Duration
 }
 
 // New returns the machine, untouched.
