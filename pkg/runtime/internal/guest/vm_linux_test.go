@@ -59,7 +59,6 @@ func bootVM(t testing.TB, setup agentapi.Setup, disks ...blk.Backend) *vmBox {
 func bootVMNoSetup(t testing.TB, disks ...blk.Backend) *vmBox {
 	machinetest.Need(t)
 	b := &vmBox{t: t, began: time.Now(), ended: make(chan machine.Outcome, 1)}
-	theBox = b
 	open := func(path string) *os.File {
 		f, err := os.Open(path)
 		require.NoError(t, err)
@@ -412,9 +411,6 @@ func TestGuestExecCost(t *testing.T) {
 	if os.Getenv(machinetest.RequireEnv) != "" {
 		require.NoError(t, disk.Create(path, 10))
 	}
-	stopTrace := make(chan struct{})
-	go traceHang(stopTrace, &theBox)
-	defer close(stopTrace)
 	b := bootVM(t, agentapi.Setup{Root: agentapi.Root{Kind: agentapi.RootDisk, Lower: "/dev/vda", Upper: "/dev/vdb"}}, image(t), writable(t, path))
 	t.Logf("init %v dialed %v ready %v, host from start to ready %v, steps %v", b.hello.Init, b.hello.Dialed, b.ready.At, time.Since(b.began), b.ready.Steps)
 	ctx := context2(t)
@@ -472,5 +468,3 @@ func TestGuestSetupErrors(t *testing.T) {
 		})
 	}
 }
-
-var theBox *vmBox
