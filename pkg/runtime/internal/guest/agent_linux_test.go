@@ -122,15 +122,6 @@ func (d dialUnix) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 	return nd.DialContext(ctx, "unix", socketOf(string(d), port))
 }
 
-// testTime bounds what should take no time; it is long because a busy machine is.
-const testTime = 2 * time.Minute
-
-func context2(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), testTime)
-	t.Cleanup(cancel)
-	return ctx
-}
-
 // cgroupBase returns a writable cgroup2 directory, or "" where there is none.
 func cgroupBase(t testing.TB) string {
 	for _, mount := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
@@ -190,10 +181,10 @@ func startCgroup(t testing.TB, setup *agentapi.Setup, cgroup string, opts ...Opt
 	t.Cleanup(b.stop)
 	conn, err := l.Accept()
 	require.NoError(t, err)
-	b.Client, b.hello, err = New(context2(t), conn, dialUnix(dir), opts...)
+	b.Client, b.hello, err = New(testContext(t), conn, dialUnix(dir), opts...)
 	require.NoError(t, err)
 	if setup != nil {
-		_, err = b.Setup(context2(t), *setup)
+		_, err = b.Setup(testContext(t), *setup)
 		require.NoError(t, err)
 	}
 	return b
@@ -217,7 +208,7 @@ func (b *box) run(spec agentapi.ExecSpec, stdin string) (out, errOut string, st 
 }
 
 func (b *box) tryRun(spec agentapi.ExecSpec, stdin string) (out, errOut string, st agentapi.ExitStatus, err error) {
-	ctx := context2(b.t)
+	ctx := testContext(b.t)
 	spec.Streams = agentapi.WantAll
 	p, err := b.Exec(ctx, spec)
 	if err != nil {

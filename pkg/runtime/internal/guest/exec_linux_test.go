@@ -20,7 +20,7 @@ func TestHelloAndSetup(t *testing.T) {
 	require.NotZero(t, b.hello.CPUs)
 	require.NotZero(t, b.hello.Memory)
 	require.LessOrEqual(t, b.hello.Init, b.hello.Dialed)
-	ctx := context2(t)
+	ctx := testContext(t)
 	_, err := b.Exec(ctx, sh("true"))
 	requireCode(t, agentapi.CodeState, err)
 	_, err = b.Setup(ctx, agentapi.Setup{Hostname: "fail"})
@@ -65,11 +65,11 @@ func TestExecBasics(t *testing.T) {
 	require.NotContains(t, out, "malformed")
 
 	// Streams that nobody asked for are /dev/null, not closed and not the agent's.
-	p, err := b.Exec(context2(t), sh("read x; echo out; echo err >&2; [ -c /proc/self/fd/0 ] && [ -c /proc/self/fd/1 ] && [ -c /proc/self/fd/2 ]"))
+	p, err := b.Exec(testContext(t), sh("read x; echo out; echo err >&2; [ -c /proc/self/fd/0 ] && [ -c /proc/self/fd/1 ] && [ -c /proc/self/fd/2 ]"))
 	require.NoError(t, err)
 	require.Nil(t, p.Stdin)
 	require.Nil(t, p.Stdout)
-	st, err = p.Wait(context2(t))
+	st, err = p.Wait(testContext(t))
 	require.NoError(t, err)
 	require.True(t, st.Success(), "%+v", st)
 	require.NoError(t, p.Close())
@@ -128,7 +128,7 @@ func TestStartErrors(t *testing.T) {
 			if c.spec.Streams == 0 {
 				c.spec.Streams = agentapi.WantAll
 			}
-			_, err := b.Exec(context2(t), c.spec)
+			_, err := b.Exec(testContext(t), c.spec)
 			requireCode(t, c.code, err)
 			require.ErrorContains(t, err, c.text)
 		})
@@ -142,7 +142,7 @@ func TestStartErrors(t *testing.T) {
 
 func TestSignalKillAndExited(t *testing.T) {
 	b := start(t, &agentapi.Setup{})
-	ctx := context2(t)
+	ctx := testContext(t)
 	spec := sh("trap 'echo got; exit 7' USR1; echo on; while :; do sleep 0.05; done")
 	spec.Streams = agentapi.WantStdout
 	p, err := b.Exec(ctx, spec)
@@ -199,7 +199,7 @@ func TestUsers(t *testing.T) {
 		// One user is all there is in a namespace without privileges: the agent's.
 		out, _, _ := b.run(agentapi.ExecSpec{Args: []string{"id", "-u"}, User: "0"}, "")
 		require.Equal(t, "0\n", out)
-		_, err := b.Exec(context2(t), agentapi.ExecSpec{Args: []string{"true"}, User: "4242"})
+		_, err := b.Exec(testContext(t), agentapi.ExecSpec{Args: []string{"true"}, User: "4242"})
 		require.Error(t, err)
 		return
 	}
@@ -216,11 +216,11 @@ func TestUsers(t *testing.T) {
 	dir, err := os.MkdirTemp("", "bxu")
 	require.NoError(t, err)
 	defer os.RemoveAll(dir) // 0700: not for others
-	_, err = b.Exec(context2(t), agentapi.ExecSpec{Args: []string{"true"}, User: "nobody", Dir: dir})
+	_, err = b.Exec(testContext(t), agentapi.ExecSpec{Args: []string{"true"}, User: "nobody", Dir: dir})
 	requireCode(t, agentapi.CodeBadDir, err)
 	script := filepath.Join(dir, "x")
 	require.NoError(t, os.WriteFile(script, []byte("#!/bin/sh\n"), 0o700))
-	_, err = b.Exec(context2(t), agentapi.ExecSpec{Args: []string{script}, User: "nobody"})
+	_, err = b.Exec(testContext(t), agentapi.ExecSpec{Args: []string{script}, User: "nobody"})
 	requireCode(t, agentapi.CodeNotExecutable, err)
 }
 

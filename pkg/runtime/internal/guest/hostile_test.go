@@ -15,6 +15,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// testTime bounds what should take no time; it is long because a busy machine is.
+const testTime = 2 * time.Minute
+
+func testContext(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), testTime)
+	t.Cleanup(cancel)
+	return ctx
+}
+
 // fake is a guest that the test plays.
 type fake struct {
 	t       testing.TB
@@ -47,7 +56,7 @@ func newFake(t testing.TB, opts ...Option) *fake {
 	g := &fake{t: t, conn: guest, r: agentapi.NewReader(guest), dialled: make(chan agentapi.StreamHeader, 1000)}
 	go g.write(0, &agentapi.Hello{Version: agentapi.Version})
 	var err error
-	g.client, _, err = New(context2(t), host, g, opts...)
+	g.client, _, err = New(testContext(t), host, g, opts...)
 	require.NoError(t, err)
 	t.Cleanup(g.close)
 	return g
@@ -81,7 +90,7 @@ func (g *fake) read() (uint32, agentapi.Message) {
 func (g *fake) exec(spec agentapi.ExecSpec) *Process {
 	result := make(chan *Process, 1)
 	go func() {
-		p, err := g.client.Exec(context2(g.t), spec)
+		p, err := g.client.Exec(testContext(g.t), spec)
 		if err != nil {
 			g.t.Error(err)
 		}
@@ -113,16 +122,16 @@ func TestHostile42AgentIsReplaced(t *testing.T) {
 			g := newFake(t)
 			p := g.exec(agentapi.ExecSpec{Args: []string{"x"}})
 			call := make(chan error, 1)
-			go func() { call <- g.client.Ping(context2(t)) }()
+			go func() { call <- g.client.Ping(testContext(t)) }()
 			g.read()
 			g.conn.Write(bytes)
 			err := <-call
 			require.ErrorIs(t, err, ErrProtocol)
-			_, err = p.Wait(context2(t))
+			_, err = p.Wait(testContext(t))
 			require.ErrorIs(t, err, ErrProtocol)
 			<-g.client.Done()
-			require.ErrorIs(t, g.client.Ping(context2(t)), ErrProtocol)
-			_, err = g.client.Exec(context2(t), agentapi.ExecSpec{Args: []string{"x"}, Streams: agentapi.WantAll})
+			require.ErrorIs(t, g.client.Ping(testContext(t)), ErrProtocol)
+			_, err = g.client.Exec(testContext(t), agentapi.ExecSpec{Args: []string{"x"}, Streams: agentapi.WantAll})
 			require.ErrorIs(t, err, ErrProtocol)
 		})
 	}
@@ -137,7 +146,7 @@ func TestHostile42AgentIsReplaced(t *testing.T) {
 		} {
 			host, guest := net.Pipe()
 			go func() { guest.Write(c.bytes); guest.Close() }()
-			_, _, err := New(context2(t), host, nil)
+			_, _, err := New(testContext(t), host, nil)
 			require.True(t, c.check(err), "%v", err)
 		}
 		host, guest := net.Pipe()
@@ -174,7 +183,7 @@ func TestHostile42AgentIsReplaced(t *testing.T) {
 		}
 		g.write(0, &agentapi.Exited{ID: 5, Status: agentapi.ExitStatus{Code: 3}})
 		g.write(0, &agentapi.Exited{ID: 5, Status: agentapi.ExitStatus{Code: 4}})
-		st, err := p.Wait(context2(t))
+		st, err := p.Wait(testContext(t))
 		require.NoError(t, err)
 		require.EqualValues(t, 3, st.Code, "the first exit counts")
 		require.Eventually(t, func() bool { return g.client.Unasked() == 20001 }, testTime, time.Millisecond)
@@ -182,7 +191,7 @@ func TestHostile42AgentIsReplaced(t *testing.T) {
 	t.Run("wrong answer", func(t *testing.T) {
 		g := newFake(t)
 		call := make(chan error, 1)
-		go func() { call <- g.client.Ping(context2(t)) }()
+		go func() { call <- g.client.Ping(testContext(t)) }()
 		id, _ := g.read()
 		g.write(id, &agentapi.Ready{})
 		require.ErrorIs(t, <-call, ErrProtocol)
@@ -191,7 +200,7 @@ func TestHostile42AgentIsReplaced(t *testing.T) {
 		g := newFake(t)
 		call := make(chan error, 1)
 		go func() {
-			_, err := g.client.Exec(context2(t), agentapi.ExecSpec{ID: 5, Args: []string{"x"}})
+			_, err := g.client.Exec(testContext(t), agentapi.ExecSpec{ID: 5, Args: []string{"x"}})
 			call <- err
 		}()
 		g.read()
@@ -201,7 +210,7 @@ func TestHostile42AgentIsReplaced(t *testing.T) {
 	t.Run("steering a terminal", func(t *testing.T) {
 		g := newFake(t)
 		call := make(chan error, 1)
-		go func() { call <- g.client.Ping(context2(t)) }()
+		go func() { call <- g.client.Ping(testContext(t)) }()
 		id, _ := g.read()
 		g.write(id, &agentapi.Error{Code: 60000, Op: "\x1b]0;x\a", Msg: strings.Repeat("\n\x1b[2J", 100000)})
 		err := <-call
@@ -215,9 +224,9 @@ func TestHostile42AgentIsReplaced(t *testing.T) {
 		go func() { _, err := p.Stdout.Read(make([]byte, 1)); read <- err }()
 		g.conn.Close()
 		require.Error(t, <-read)
-		_, err := p.Wait(context2(t))
+		_, err := p.Wait(testContext(t))
 		require.ErrorIs(t, err, ErrClosed)
-		require.ErrorIs(t, p.Signal(context2(t), 1), ErrClosed)
+		require.ErrorIs(t, p.Signal(testContext(t), 1), ErrClosed)
 	})
 }
 
@@ -228,7 +237,7 @@ func TestManyWaitersAndEvents(t *testing.T) {
 	got := make(chan agentapi.ExitStatus, 20)
 	for range 20 {
 		go func() {
-			st, _ := p.Wait(context2(t))
+			st, _ := p.Wait(testContext(t))
 			got <- st
 		}()
 	}
@@ -245,7 +254,7 @@ func TestManyWaitersAndEvents(t *testing.T) {
 	require.Equal(t, agentapi.TypeLog, (<-events).Type())
 	require.Equal(t, agentapi.TypePowerOff, (<-events).Type())
 	require.Equal(t, "halt", g.client.PowerOffReason())
-	_, err = g.client.Exec(context2(t), agentapi.ExecSpec{ID: p.ID, Args: []string{strings.Repeat("x", agentapi.MaxFrame)}})
+	_, err = g.client.Exec(testContext(t), agentapi.ExecSpec{ID: p.ID, Args: []string{strings.Repeat("x", agentapi.MaxFrame)}})
 	require.ErrorIs(t, err, &agentapi.Error{Code: agentapi.CodeLimit})
 }
 
@@ -267,12 +276,12 @@ func FuzzClient(f *testing.F) {
 			g.conn.Write(wire)
 			g.conn.Close()
 		}()
-		p, err := g.client.Exec(context2(t), agentapi.ExecSpec{ID: 3, Args: []string{"x"}})
+		p, err := g.client.Exec(testContext(t), agentapi.ExecSpec{ID: 3, Args: []string{"x"}})
 		if err == nil {
-			p.Wait(context2(t))
+			p.Wait(testContext(t))
 			p.Close()
 		}
-		g.client.Ping(context2(t))
+		g.client.Ping(testContext(t))
 		<-g.client.Done()
 	})
 }

@@ -37,7 +37,7 @@ func TestShutdown(t *testing.T) {
 	events := make(chan agentapi.Message, 10)
 	b := start(t, &agentapi.Setup{}, OnEvent(func(m agentapi.Message) { events <- m }))
 	file := t.TempDir() + "/ended"
-	ctx := context2(t)
+	ctx := testContext(t)
 	spec := sh("trap 'sleep 0.1; echo in order >" + file + "; exit 0' TERM; echo on; while :; do sleep 0.02; done")
 	spec.Streams = agentapi.WantStdout
 	p, err := b.Exec(ctx, spec)
@@ -68,7 +68,7 @@ func TestShutdown(t *testing.T) {
 func TestSignalsToPID1(t *testing.T) {
 	for sig, reason := range map[unix.Signal]string{unix.SIGUSR2: "poweroff", unix.SIGUSR1: "halt", unix.SIGTERM: "reboot", unix.Signal(38): "poweroff"} {
 		b := start(t, &agentapi.Setup{})
-		ctx := context2(t)
+		ctx := testContext(t)
 		// What must not end PID 1, sent by a program as root in the box can.
 		_, _, st := b.run(sh("for s in HUP QUIT ABRT SEGV PIPE ALRM ILL TRAP BUS FPE SYS; do kill -$s 1; done; sleep 0.05"), "")
 		require.True(t, st.Success())
@@ -84,7 +84,7 @@ func TestSignalsToPID1(t *testing.T) {
 // TestClientVanishes: its executions end, detached ones and other clients' do not.
 func TestClientVanishes(t *testing.T) {
 	b := start(t, &agentapi.Setup{})
-	ctx := context2(t)
+	ctx := testContext(t)
 	conn, err := dialUnix(b.dir).Dial(ctx, agentapi.PortControl)
 	require.NoError(t, err)
 	second, hello, err := New(ctx, conn, dialUnix(b.dir))
@@ -131,7 +131,7 @@ func TestClientVanishes(t *testing.T) {
 // and ends the box when nobody answers.
 func TestHostGone(t *testing.T) {
 	b := start(t, &agentapi.Setup{Orphan: 500 * time.Millisecond})
-	ctx := context2(t)
+	ctx := testContext(t)
 	b.Client.Close()
 	conn, err := b.l.Accept()
 	require.NoError(t, err)
@@ -148,7 +148,7 @@ func TestHostGone(t *testing.T) {
 // else.
 func TestHostileHost(t *testing.T) {
 	b := start(t, &agentapi.Setup{StreamGrace: 300 * time.Millisecond})
-	ctx := context2(t)
+	ctx := testContext(t)
 	dial := func(port uint32) net.Conn {
 		conn, err := dialUnix(b.dir).Dial(ctx, port)
 		require.NoError(t, err)
@@ -211,7 +211,7 @@ func TestHostileHost(t *testing.T) {
 // TestCloseDuringEverything has a client close while calls of all kinds run.
 func TestCloseDuringEverything(t *testing.T) {
 	b := start(t, &agentapi.Setup{})
-	ctx := context2(t)
+	ctx := testContext(t)
 	ended := make(chan error, 40)
 	for i := range cap(ended) {
 		go func() {

@@ -20,7 +20,7 @@ import (
 // reader at first, and compares; the last byte arrives before the exit is told.
 func TestHostile43BytesAreExact(t *testing.T) {
 	b := start(t, &agentapi.Setup{})
-	ctx := context2(t)
+	ctx := testContext(t)
 	const size = 64 << 20
 	spec := sh("cat; exit 5")
 	spec.Streams = agentapi.WantStdin | agentapi.WantStdout
@@ -90,7 +90,7 @@ func TestDescendantHoldsOutput(t *testing.T) {
 // TestReaderGoesAway: a closed stdout is SIGPIPE to the program, as in a pipeline.
 func TestReaderGoesAway(t *testing.T) {
 	b := start(t, &agentapi.Setup{})
-	ctx := context2(t)
+	ctx := testContext(t)
 	p, err := b.Exec(ctx, agentapi.ExecSpec{Args: []string{"yes"}, Streams: agentapi.WantStdout})
 	require.NoError(t, err)
 	_, err = io.ReadFull(p.Stdout, make([]byte, 10))
@@ -104,7 +104,7 @@ func TestReaderGoesAway(t *testing.T) {
 // TestProgramClosesStdin: the host's writes end with an error, not with a wait.
 func TestProgramClosesStdin(t *testing.T) {
 	b := start(t, &agentapi.Setup{})
-	p, err := b.Exec(context2(t), agentapi.ExecSpec{Args: []string{"true"}, Streams: agentapi.WantStdin})
+	p, err := b.Exec(testContext(t), agentapi.ExecSpec{Args: []string{"true"}, Streams: agentapi.WantStdin})
 	require.NoError(t, err)
 	defer p.Close()
 	require.Eventually(t, func() bool { _, err := p.Stdin.Write(make([]byte, 1024)); return err != nil }, testTime, time.Millisecond)
@@ -112,7 +112,7 @@ func TestProgramClosesStdin(t *testing.T) {
 
 func TestTerminal(t *testing.T) {
 	b := start(t, &agentapi.Setup{})
-	ctx := context2(t)
+	ctx := testContext(t)
 	spec := sh("tty; stty size; echo $TERM; [ -t 0 ] && [ -t 1 ] && [ -t 2 ] && echo all >&2; read a; echo got $a; trap 'stty size; exit 4' WINCH; echo ready; while :; do sleep 0.02; done")
 	spec.TTY, spec.Rows, spec.Cols = true, 33, 77
 	p, err := b.Exec(ctx, spec)
@@ -233,7 +233,7 @@ func TestShortExecsLeaveNothing(t *testing.T) {
 // held back, request and all streams must be on their way already.
 func TestExecIsOneRoundTrip(t *testing.T) {
 	g := newFake(t)
-	ctx, cancel := context.WithCancel(context2(t))
+	ctx, cancel := context.WithCancel(testContext(t))
 	failed := make(chan error, 1)
 	go func() {
 		_, err := g.client.Exec(ctx, agentapi.ExecSpec{ID: 7, Args: []string{"x"}, Streams: agentapi.WantAll})

@@ -51,7 +51,7 @@ const vmCmdline = "console=ttyS0 quiet loglevel=4 reboot=t panic=-1 tsc=reliable
 func bootVM(t testing.TB, setup agentapi.Setup, disks ...blk.Backend) *vmBox {
 	b := bootVMNoSetup(t, disks...)
 	var err error
-	b.ready, err = b.Setup(context2(t), setup)
+	b.ready, err = b.Setup(testContext(t), setup)
 	require.NoError(t, err)
 	return b
 }
@@ -99,7 +99,7 @@ func bootVMNoSetup(t testing.TB, disks ...blk.Backend) *vmBox {
 	})
 	conn, err := l.Accept()
 	require.NoError(t, err)
-	b.Client, b.hello, err = New(context2(t), conn, vsockDialer{b.dev})
+	b.Client, b.hello, err = New(testContext(t), conn, vsockDialer{b.dev})
 	require.NoError(t, err)
 	t.Cleanup(func() { b.Client.Close() })
 	return b
@@ -162,7 +162,7 @@ func (b *vmBox) runVM(spec agentapi.ExecSpec, verb ...string) (string, agentapi.
 	spec.Args = append([]string{"prog"}, verb...)
 	spec.Env = append(spec.Env, programEnv+"=1")
 	spec.Streams = agentapi.WantStdout | agentapi.WantStderr
-	p, err := b.Exec(context2(b.t), spec)
+	p, err := b.Exec(testContext(b.t), spec)
 	require.NoError(b.t, err)
 	defer p.Close()
 	errs := make(chan string, 1)
@@ -175,7 +175,7 @@ func (b *vmBox) runVM(spec agentapi.ExecSpec, verb ...string) (string, agentapi.
 	}()
 	out, err := io.ReadAll(p.Stdout)
 	require.NoError(b.t, err)
-	st, err := p.Wait(context2(b.t))
+	st, err := p.Wait(testContext(b.t))
 	require.NoError(b.t, err)
 	if e := <-errs; e != "" {
 		b.t.Log("stderr:", e)
@@ -312,9 +312,9 @@ func TestGuestRoots(t *testing.T) {
 	}
 	t.Run("none", func(t *testing.T) {
 		b := bootVM(t, agentapi.Setup{Hostname: "bare"})
-		_, err := b.Exec(context2(t), agentapi.ExecSpec{Args: []string{"x"}})
+		_, err := b.Exec(testContext(t), agentapi.ExecSpec{Args: []string{"x"}})
 		requireCode(t, agentapi.CodeNotFound, err)
-		require.NoError(t, b.Shutdown(context2(t), time.Second))
+		require.NoError(t, b.Shutdown(testContext(t), time.Second))
 		b.waitEnd()
 	})
 	t.Run("tmpfs", func(t *testing.T) {
@@ -324,7 +324,7 @@ func TestGuestRoots(t *testing.T) {
 		require.Equal(t, " 64", f["disk"])
 		_, st := b.runVM(agentapi.ExecSpec{}, "write", "/x", "y")
 		require.True(t, st.Success())
-		require.NoError(t, b.Shutdown(context2(t), time.Second))
+		require.NoError(t, b.Shutdown(testContext(t), time.Second))
 		b.waitEnd()
 	})
 	t.Run("disk", func(t *testing.T) {
@@ -379,18 +379,18 @@ func TestGuestRoots(t *testing.T) {
 		require.True(t, st.Success())
 		_, st = b.runVM(agentapi.ExecSpec{}, "orphan")
 		require.True(t, st.Success())
-		require.NoError(t, b.Shutdown(context2(t), 100*time.Millisecond))
+		require.NoError(t, b.Shutdown(testContext(t), 100*time.Millisecond))
 		b.waitEnd()
 	})
 	t.Run("disk again", func(t *testing.T) {
 		b := bootVM(t, agentapi.Setup{Root: agentapi.Root{Kind: agentapi.RootDisk, Lower: "/dev/vda", Upper: "/dev/vdb"}}, image(t), writable(t, path))
 		out, _ := b.runVM(agentapi.ExecSpec{}, "read", "/kept")
 		require.Equal(t, "by the disk", out)
-		p, err := b.Exec(context2(t), agentapi.ExecSpec{Args: []string{"prog", "poweroff"}, Env: []string{programEnv + "=1"}})
+		p, err := b.Exec(testContext(t), agentapi.ExecSpec{Args: []string{"prog", "poweroff"}, Env: []string{programEnv + "=1"}})
 		require.NoError(t, err)
 		<-b.Done()
 		require.Equal(t, "poweroff", b.PowerOffReason())
-		_, err = p.Wait(context2(t))
+		_, err = p.Wait(testContext(t))
 		_ = err // it was ended in time to tell, or not
 		b.waitEnd()
 		require.NotContains(t, b.console.String(), "EXT4-fs")
@@ -413,7 +413,7 @@ func TestGuestExecCost(t *testing.T) {
 	}
 	b := bootVM(t, agentapi.Setup{Root: agentapi.Root{Kind: agentapi.RootDisk, Lower: "/dev/vda", Upper: "/dev/vdb"}}, image(t), writable(t, path))
 	t.Logf("init %v dialed %v ready %v, host from start to ready %v, steps %v", b.hello.Init, b.hello.Dialed, b.ready.At, time.Since(b.began), b.ready.Steps)
-	ctx := context2(t)
+	ctx := testContext(t)
 	for _, streams := range []agentapi.StreamSet{0, agentapi.WantStdout | agentapi.WantStderr, agentapi.WantAll} {
 		for range 3 {
 			began := time.Now()
@@ -457,12 +457,12 @@ func TestGuestSetupErrors(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := bootVMNoSetup(t, image(t))
-			_, err := b.Setup(context2(t), agentapi.Setup{Root: c.root})
+			_, err := b.Setup(testContext(t), agentapi.Setup{Root: c.root})
 			var e *agentapi.Error
 			require.ErrorAs(t, err, &e)
 			require.Equal(t, c.op, e.Op)
 			require.ErrorContains(t, err, c.text)
-			require.NoError(t, b.Shutdown(context2(t), 0))
+			require.NoError(t, b.Shutdown(testContext(t), 0))
 			b.waitEnd()
 			require.Contains(t, b.console.String(), "boxlite-init: agent: "+c.op)
 		})
