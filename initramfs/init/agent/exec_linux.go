@@ -132,12 +132,9 @@ func (e *execution) start() (err error) {
 	}()
 	attr := &syscall.ProcAttr{Dir: p.dir, Env: p.env, Files: make([]uintptr, 3), Sys: &syscall.SysProcAttr{
 		Setsid: true, Setctty: e.spec.TTY,
-		Credential:  &syscall.Credential{Uid: p.user.UID, Gid: p.user.GID, Groups: p.user.Groups},
+		Credential:  &syscall.Credential{Uid: p.user.UID, Gid: p.user.GID, Groups: p.user.Groups, NoSetGroups: s.cfg.NoSetGroups},
 		UseCgroupFD: e.tree.fd >= 0, CgroupFD: e.tree.fd,
 	}}
-	if p.user.UID == 0 && os.Getuid() != 0 {
-		attr.Sys.Credential = nil // a test without privileges
-	}
 	for i := range attr.Files {
 		attr.Files[i] = files[i].Fd()
 	}

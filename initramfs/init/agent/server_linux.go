@@ -49,6 +49,10 @@ type Config struct {
 	Cgroup  string                              // where cgroup2 is mounted after Setup, e.g. "/sys/fs/cgroup"; "" for none
 	Agent   string                              // build, for Hello
 	Init    time.Duration                       // CLOCK_BOOTTIME at the start of PID 1
+
+	// NoSetGroups leaves supplementary groups alone: a user namespace made without
+	// privileges does not let them be set (user_namespaces(7)).
+	NoSetGroups bool
 }
 
 // Defaults of agentapi.Setup.

@@ -77,7 +77,9 @@ func runAgent(dir string) {
 		},
 		Cgroup: os.Getenv("BOXLITE_TEST_CGROUP"),
 		Agent:  "test",
-		Init:   agent.BootTime(),
+
+		NoSetGroups: strings.HasPrefix(readRaw("/proc/self/setgroups"), "deny"),
+		Init:        agent.BootTime(),
 	}).Run()
 }
 
