@@ -46,11 +46,13 @@ func BenchmarkBootReady(b *testing.B) {
 	rt := newGuestRuntime(b)
 	ctx := b.Context()
 	var total time.Duration
+	var private float64
 	p, exits := phases{}, map[string]uint64{}
 	for range b.N {
 		box, err := rt.Create(ctx, smallBox(b), "")
 		require.NoError(b, err)
 		require.NoError(b, box.Start(ctx))
+		private += vmmPrivate(b, box)
 		list := box.Timings()
 		at := make(map[string]int64)
 		for _, t := range list {
@@ -64,6 +66,7 @@ func BenchmarkBootReady(b *testing.B) {
 		}
 	}
 	vms(b, total, "vms")
+	b.ReportMetric(private/float64(b.N), "vmm-MiB")
 	p.report(b)
 	for _, k := range slices.Sorted(maps.Keys(exits)) {
 		b.ReportMetric(float64(exits[k])/float64(b.N), k+"-exits")
@@ -158,4 +161,42 @@ func BenchmarkStream(b *testing.B) {
 	vms(b, time.Since(start), "vms")
 	b.StopTimer()
 	require.NoError(b, box.Stop(ctx))
+}
+
+// vmmPrivate is the private memory of a box's VMM without the guest's RAM, in MiB.
+func vmmPrivate(t testing.TB, b *LiteBox) float64 {
+	i, err := b.Info(t.Context())
+	require.NoError(t, err)
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(i.PID) + "/smaps")
+	require.NoError(t, err)
+	var private, area int64
+	for line := range strings.Lines(string(text)) {
+		f := strings.Fields(line)
+		if len(f) < 2 {
+			continue
+		}
+		kib, _ := strconv.ParseInt(f[1], 10, 64)
+		switch f[0] {
+		case "Size:":
+			area = kib
+		case "Private_Clean:", "Private_Dirty:":
+			if area != int64(b.opts.MemoryMiB)<<10 { // the guest's RAM is one mapping
+				private += kib
+			}
+		}
+	}
+	require.Positive(t, private)
+	return float64(private) / 1024
+}
+
+// TestGuestVMMMemory holds the VMM to its bound on memory beside the guest's.
+func TestGuestVMMMemory(t *testing.T) {
+	rt := newGuestRuntime(t)
+	ctx := testContext(t)
+	box, err := rt.Create(ctx, smallBox(t), "")
+	require.NoError(t, err)
+	out, _, _ := output(t, box, sh("dd if=/dev/zero bs=1M count=32 2>/dev/null | wc -c; find / -xdev > /dev/null"))
+	require.Equal(t, "33554432\n", out)
+	require.Less(t, vmmPrivate(t, box), 20.0, "MiB")
+	require.NoError(t, box.Stop(ctx))
 }
