@@ -156,6 +156,37 @@ func TestGuestRunEnds(t *testing.T) {
 	}
 }
 
+// TestGuestKept keeps a box, lists it and removes it.
+func TestGuestKept(t *testing.T) {
+	machinetest.Need(t)
+	home := t.TempDir()
+	require.Zero(t, runProgram(t, program(t, home, "run", "--name", "kept", "--cpus", "1", "--memory", "256", machinetest.Image(t, "busybox"), "true")).code)
+	r := runProgram(t, program(t, home, "ls"))
+	require.Contains(t, r.stdout, "kept")
+	require.Contains(t, r.stdout, "stopped")
+	r = runProgram(t, program(t, home, "run", "--name", "kept", machinetest.Image(t, "busybox"), "true"))
+	require.Equal(t, 125, r.code)
+	require.Contains(t, r.stderr, `"kept" belongs to box`)
+	require.Equal(t, result{"kept\n", "", 0}, runProgram(t, program(t, home, "rm", "kept")))
+	requireNothingLeft(t, home)
+}
+
+// TestGuestOutputClosed has nobody read what a command writes without end.
+func TestGuestOutputClosed(t *testing.T) {
+	machinetest.Need(t)
+	home := t.TempDir()
+	cmd := program(t, home, "run", "--rm", "--cpus", "1", "--memory", "256", machinetest.Image(t, "busybox"), "yes")
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	_, err = io.ReadFull(out, make([]byte, 1000))
+	require.NoError(t, err)
+	require.NoError(t, out.Close())
+	_ = cmd.Wait()
+	require.NotZero(t, cmd.ProcessState.ExitCode())
+	requireNothingLeft(t, home)
+}
+
 // TestGuestDebian runs the README's main job.
 func TestGuestDebian(t *testing.T) {
 	machinetest.Need(t)

@@ -116,7 +116,9 @@ func run(ctx context.Context, g *globalOptions, o *runOptions, root runtime.Root
 	var ran bool
 	defer func() {
 		if !ran { // a box that never ran its command is of no use to anybody
-			err = errors.Join(err, rt.Remove(context.WithoutCancel(ctx), box.ID(), true))
+			if rerr := rt.Remove(ctx, box.ID(), true); !errors.Is(rerr, runtime.ErrNotFound) {
+				err = errors.Join(err, rerr)
+			}
 		}
 	}()
 	cmd, err := box.MainCommand(boot, args...)
@@ -134,6 +136,11 @@ func run(ctx context.Context, g *globalOptions, o *runOptions, root runtime.Root
 		return interrupted(boot, commandFailed(err))
 	}
 	ran = true
+	stopSignals := forwardSignals(ctx, ex) // before the handler of the boot goes, so that none falls between
+	defer stopSignals()
+	if boot.Err() != nil {
+		_ = ex.Signal(ctx, int(unix.SIGINT)) // it came while the command started; one that has ended needs none
+	}
 	cancel()
 	result, err := stream(ctx, ex, o)
 	if err = errors.Join(err, box.Stop(ctx)); err != nil {
@@ -149,8 +156,6 @@ func run(ctx context.Context, g *globalOptions, o *runOptions, root runtime.Root
 
 // stream joins the command to our own standard streams until it ends.
 func stream(ctx context.Context, ex *runtime.Execution, o *runOptions) (runtime.ExecResult, error) {
-	stopSignals := forwardSignals(ctx, ex)
-	defer stopSignals()
 	if o.tty {
 		restore, err := rawTerminal(os.Stdin)
 		if err != nil {
@@ -178,10 +183,19 @@ func copyOut(to *os.File, from io.Reader) error {
 	if from == nil {
 		return nil
 	}
-	if _, err := io.Copy(to, from); err != nil {
-		return fmt.Errorf("output of the command: %w", err)
+	_, err := io.Copy(to, from)
+	if err == nil {
+		return nil
 	}
-	return nil
+	// Nobody takes the output any more: the command shall hear of it, as it
+	// would from a pipe here, and not wait for ever.
+	if c, ok := from.(io.Closer); ok {
+		c.Close()
+	}
+	if errors.Is(err, unix.EPIPE) {
+		return nil // what becomes of the command then is its own exit code
+	}
+	return fmt.Errorf("output of the command: %w", err)
 }
 
 // resultCode makes the command's end the program's.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"time"
 
 	"github.com/anthropics/boxlite/pkg/runtime"
 	"golang.org/x/sys/unix"
@@ -35,9 +36,14 @@ var forwarded = []os.Signal{
 	unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGCONT, unix.SIGALRM,
 }
 
+// signalLimit bounds the delivery of one signal to a guest that does not answer.
+const signalLimit = 5 * time.Second
+
 // forwardSignals passes signals on to the command until the result is called.
 func forwardSignals(ctx context.Context, ex *runtime.Execution) (stop func()) {
 	return onSignal(forwarded, func(s os.Signal) {
+		ctx, cancel := context.WithTimeout(ctx, signalLimit)
+		defer cancel()
 		// A command that has ended needs no signal, and there is nobody to tell.
 		_ = ex.Signal(ctx, int(s.(unix.Signal)))
 	})

@@ -148,4 +148,6 @@ func (b *LiteBox) String() string {
 }
 
 // diskPath is the box's writable disk.
-func (b *LiteBox) diskPath() string { return filepath.Join(b.dir(), "disk.ext4") }
+func (b *LiteBox) diskPath() string { return filepath.Join(b.dir(), diskName) }
+
+const diskName = "disk.ext4"

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/anthropics/boxlite/pkg/runtime/internal/state"
+	"github.com/anthropics/boxlite/pkg/runtime/internal/vmm"
 	"github.com/oklog/ulid/v2"
 )
 
@@ -34,6 +35,10 @@ func (r *Runtime) Create(ctx context.Context, opts BoxOptions, name string) (*Li
 	row := &state.Box{
 		ID: ulid.Make().String(), Name: name, CreatedAt: now, UpdatedAt: now, Options: stored,
 		Image: opts.Rootfs.String(), Status: string(StatusConfigured), Ephemeral: !opts.KeepOnStop,
+	}
+	if row.Ephemeral && !opts.Detach {
+		// Until it is started it belongs to this process, and goes with it.
+		row.PID, row.PIDStart, row.BootID = os.Getpid(), vmm.StartTime(os.Getpid()), state.BootID()
 	}
 	if err := db.Insert(ctx, row); errors.Is(err, state.ErrExists) {
 		return nil, wrap(ErrAlreadyExists, err, "create box %q: choose another name or remove that box", name)
@@ -125,6 +130,18 @@ func (r *Runtime) Remove(ctx context.Context, key string, force bool) error {
 			return err
 		}
 	}
+	lock, err := lockDir(ctx, r.boxDir(row.ID)) // nobody may be starting it
+	if err != nil {
+		return wrap(ErrStorage, err, "lock box %s", row.ID)
+	}
+	defer lock.Close()
+	if now, err := r.find(ctx, row.ID); errors.Is(err, ErrNotFound) {
+		return wrap(ErrStorage, os.RemoveAll(r.boxDir(row.ID)), "remove box %s", row.ID) // gone when it stopped
+	} else if err != nil {
+		return err
+	} else if BoxStatus(now.Status).IsActive() {
+		return fail(ErrInvalidState, "box %s was started meanwhile", key)
+	}
 	return r.discard(ctx, row.ID)
 }
 
@@ -164,9 +181,13 @@ func info(row *state.Box) (BoxInfo, error) {
 	if err := json.Unmarshal(row.Options, &o); err != nil {
 		return BoxInfo{}, wrap(ErrMetadata, err, "options of box %s", row.ID)
 	}
+	pid := 0
+	if BoxStatus(row.Status).IsActive() {
+		pid = row.PID
+	}
 	return BoxInfo{
 		ID: row.ID, Name: row.Name, Status: BoxStatus(row.Status), Reason: row.Reason,
-		CreatedAt: row.CreatedAt.UTC(), LastUpdated: row.UpdatedAt.UTC(), PID: row.PID,
+		CreatedAt: row.CreatedAt.UTC(), LastUpdated: row.UpdatedAt.UTC(), PID: pid,
 		Image: row.Image, CPUs: o.CPUs, MemoryMiB: o.MemoryMiB, Labels: o.Labels,
 	}, nil
 }

@@ -67,7 +67,7 @@ func (b *LiteBox) Run(ctx context.Context, cmd BoxCommand) (*Execution, error) {
 	if err != nil {
 		return nil, b.runError(cmd.args[0], err)
 	}
-	b.times.note(PhaseStarted)
+	b.times.noteFirst(PhaseStarted)
 	ex := &Execution{box: b, proc: p, stdin: p.Stdin, stdout: p.Stdout, stderr: p.Stderr}
 	return ex, nil
 }

@@ -65,6 +65,11 @@ func (o *Options) fill() error {
 		return wrap(ErrConfig, err, "home directory %s", o.HomeDir)
 	}
 	o.HomeDir = abs
+	if o.VMMPath != "" { // the VM process does not start where the caller is
+		if o.VMMPath, err = filepath.Abs(o.VMMPath); err != nil {
+			return wrap(ErrConfig, err, "VMM path")
+		}
+	}
 	if o.BootStall == 0 {
 		if o.BootStall, err = stallFromEnv(os.Getenv("BOXLITE_BOOT_STALL")); err != nil {
 			return err
@@ -183,6 +188,13 @@ func (o *BoxOptions) fill() error {
 			return wrap(ErrInvalidArgument, err, "root filesystem %s", o.Rootfs.Path)
 		}
 		o.Rootfs.Path = abs
+	}
+	if strings.HasPrefix(o.Rootfs.Image, "./") || strings.HasPrefix(o.Rootfs.Image, "../") {
+		abs, err := filepath.Abs(o.Rootfs.Image)
+		if err != nil {
+			return wrap(ErrInvalidArgument, err, "image %s", o.Rootfs.Image)
+		}
+		o.Rootfs.Image = abs // later starts may be elsewhere
 	}
 	for _, e := range o.Env {
 		if err := e.check(); err != nil {

@@ -11,9 +11,13 @@ import (
 	"github.com/anthropics/boxlite/pkg/runtime/internal/vmm"
 )
 
-// alive reports whether the process a row names still runs.
+// alive reports whether the process a row names still runs. What cannot be told
+// counts as alive: a box must not be given up for want of a file descriptor.
 func alive(row *state.Box) bool {
-	return row.PID > 0 && row.PIDStart != 0 && row.BootID == state.BootID() && vmm.StartTime(row.PID) == row.PIDStart
+	if boot := state.BootID(); boot != "" && row.BootID != boot {
+		return false
+	}
+	return row.PID > 0 && row.PIDStart != 0 && vmm.Alive(row.PID, row.PIDStart)
 }
 
 // repair makes a row tell the truth when the process it names is gone, whoever
@@ -82,7 +86,8 @@ func (r *Runtime) sweep(ctx context.Context) error {
 		}
 	}
 	for _, e := range entries {
-		if !known[e.Name()] {
+		// A disk is never removed on the word of a missing row: the state itself may be lost.
+		if _, err := os.Stat(filepath.Join(r.boxDir(e.Name()), diskName)); !known[e.Name()] && errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, wrap(ErrStorage, os.RemoveAll(r.boxDir(e.Name())), "remove left-over box %s", e.Name()))
 		}
 	}

@@ -43,6 +43,12 @@ func New(opts Options) (*Runtime, error) {
 			return nil, wrap(ErrStorage, err, "home directory %s", opts.HomeDir)
 		}
 	}
+	// The state holds the boxes' environments, which may be secrets.
+	if f, err := os.OpenFile(filepath.Join(opts.HomeDir, "boxlite.db"), os.O_CREATE|os.O_RDONLY, 0o600); err != nil {
+		return nil, wrap(ErrStorage, err, "home directory %s", opts.HomeDir)
+	} else {
+		f.Close()
+	}
 	return &Runtime{opts: opts, procs: make(map[string]*vmProcess)}, nil
 }
 

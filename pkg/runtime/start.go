@@ -40,9 +40,11 @@ func (b *LiteBox) start(ctx context.Context) (*guestLink, error) {
 		return nil, err
 	}
 	if BoxStatus(row.Status).IsRunning() {
-		return b.connect(ctx)
-	}
-	if err := b.rt.pullFor(ctx, b.opts.Rootfs); err != nil { // before the lock: a pull may take long
+		if l, err := b.connect(ctx); err == nil {
+			return l, nil
+		}
+		// It may still be booting: whoever boots it holds the lock until it is ready.
+	} else if err := b.pull(ctx); err != nil { // before the lock: a pull may take long
 		return nil, err
 	}
 	lock, err := lockDir(ctx, b.dir())
@@ -79,6 +81,7 @@ func (b *LiteBox) boot(ctx context.Context) (*vmProcess, error) {
 		return nil, err
 	}
 	b.times.note(PhaseImage)
+	b.times.first = true
 	db, err := b.rt.state(ctx)
 	if err != nil {
 		return nil, err
@@ -211,20 +214,24 @@ func (rec *bootRecord) usable() bool {
 	return len(rec.Parts) > 0
 }
 
-// pullFor makes sure that a root filesystem is in the store.
-func (r *Runtime) pullFor(ctx context.Context, spec RootfsSpec) error {
-	store, err := r.Images()
+// pull makes sure that the box's root filesystem is in the store. A box that was
+// started before has all it needs.
+func (b *LiteBox) pull(ctx context.Context) error {
+	if rec, err := readRecord(b.dir()); err == nil && rec.usable() {
+		return nil
+	}
+	store, err := b.rt.Images()
 	if err != nil {
 		return err
 	}
-	ref, err := spec.reference()
+	ref, err := b.opts.Rootfs.reference()
 	if err != nil {
 		return err
 	}
 	if _, err := store.Resolve(ctx, ref); err == nil {
 		return nil
 	}
-	_, err = store.Pull(ctx, ref, oci.PullOptions{Policy: oci.PullMissing, Progress: r.opts.Progress})
+	_, err = store.Pull(ctx, ref, oci.PullOptions{Policy: oci.PullMissing, Progress: b.rt.opts.Progress})
 	return wrap(ErrImage, err, "")
 }
 
@@ -249,7 +256,7 @@ func (s RootfsSpec) reference() (string, error) {
 // or with the image's own arguments when there are none. The image is pulled if
 // need be.
 func (b *LiteBox) MainCommand(ctx context.Context, args ...string) (BoxCommand, error) {
-	if err := b.rt.pullFor(ctx, b.opts.Rootfs); err != nil {
+	if err := b.pull(ctx); err != nil {
 		return BoxCommand{}, err
 	}
 	lock, err := lockDir(ctx, b.dir())

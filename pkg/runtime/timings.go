@@ -33,11 +33,23 @@ const (
 
 // timings collects the moments of one box.
 type timings struct {
-	mu   sync.Mutex
-	list []Timing
+	mu    sync.Mutex
+	list  []Timing
+	first bool // no command has run since the last boot
 }
 
 func (t *timings) note(phase string) { t.noteAt(phase, vmm.Now()) }
+
+// noteFirst notes a phase that only the first command of a boot has.
+func (t *timings) noteFirst(phase string) {
+	t.mu.Lock()
+	first := t.first
+	t.first = false
+	t.mu.Unlock()
+	if first {
+		t.note(phase)
+	}
+}
 
 func (t *timings) noteAt(phase string, at int64) {
 	t.mu.Lock()

@@ -34,20 +34,29 @@ const (
 	MaxGB = 16 << 10
 )
 
-// Create makes a new disk of sizeGB gibibytes at path, which must not exist. On
-// an error nothing is left.
+// Create makes a new disk of sizeGB gibibytes at path, which must not exist; one
+// that does is left alone, and the error is os.ErrExist. On an error nothing is
+// left. No other Create of the same path may be under way.
 func Create(path string, sizeGB int) (err error) {
 	if sizeGB < 1 || sizeGB > MaxGB {
 		return fmt.Errorf("disk: size of %d GB: choose 1 to %d", sizeGB, MaxGB)
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if _, err := os.Lstat(path); err == nil {
+		return fmt.Errorf("disk: %s: %w", path, os.ErrExist)
+	}
+	// The name is given last: what a killed process leaves is no disk.
+	unfinished := path + ".new"
+	f, err := os.OpenFile(unfinished, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return fmt.Errorf("disk: %w", err)
 	}
 	defer func() {
 		err = errors.Join(err, f.Close())
+		if err == nil {
+			err = os.Rename(unfinished, path)
+		}
 		if err != nil {
-			os.Remove(path)
+			os.Remove(unfinished)
 		}
 	}()
 	size := int64(sizeGB) << 30

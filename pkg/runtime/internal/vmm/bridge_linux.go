@@ -62,22 +62,27 @@ func (b *bridge) serve(ctx context.Context) {
 		}
 		slots <- struct{}{}
 		clients.Go(func() {
-			defer func() { <-slots }()
-			if err := b.join(ctx, conn); err != nil {
+			if err := b.join(ctx, conn, func() { <-slots }); err != nil {
 				b.log.Debug("client of the box's socket", "error", err)
 			}
 		})
 	}
 }
 
-// join connects one client. The device owns the socket once it has it.
-func (b *bridge) join(ctx context.Context, conn *net.UnixConn) error {
+// join connects one client and returns when both sides are done. It calls joined
+// when the client is no longer pending.
+func (b *bridge) join(ctx context.Context, conn *net.UnixConn, joined func()) error {
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
 	port, err := readRequest(conn)
 	if err != nil {
+		stop()
+		joined()
 		conn.Close()
 		return err
 	}
 	guest, err := b.guest.Dial(ctx, port)
+	stop()
+	joined() // from here on the device's own limit of connections counts
 	if _, werr := conn.Write(binary.LittleEndian.AppendUint32(nil, uint32(errnoOf(err)))); err != nil || werr != nil {
 		conn.Close()
 		if guest != nil {

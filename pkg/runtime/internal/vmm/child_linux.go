@@ -209,7 +209,8 @@ func (c *child) watchProgress(ctx context.Context, ready <-chan struct{}) {
 	if c.cfg.Stall <= 0 {
 		return
 	}
-	last, since := c.m.ExitTotal(), time.Now()
+	signs := func() uint64 { return c.m.ExitTotal() + c.console.Seen() }
+	last, since := signs(), time.Now()
 	tick := time.NewTicker(min(c.cfg.Stall/4+1, time.Second))
 	defer tick.Stop()
 	for {
@@ -220,10 +221,13 @@ func (c *child) watchProgress(ctx context.Context, ready <-chan struct{}) {
 			return
 		case <-tick.C:
 		}
-		if n := c.m.ExitTotal(); n != last {
+		if n := signs(); n != last {
 			last, since = n, time.Now()
 		} else if time.Since(since) > c.cfg.Stall {
-			c.end(CauseStall, fmt.Errorf("the guest did nothing for %v on its way from %q", c.cfg.Stall, c.stage))
+			c.mu.Lock()
+			stage := c.stage
+			c.mu.Unlock()
+			c.end(CauseStall, fmt.Errorf("the guest did nothing for %v on its way from %q", c.cfg.Stall, stage))
 			return
 		}
 	}

@@ -36,7 +36,6 @@ type Config struct {
 	Stall     time.Duration // give a boot up after so long without a sign of life
 	Grace     time.Duration // for the guest's processes between SIGTERM and SIGKILL
 
-	SpawnedAt int64 // CLOCK_MONOTONIC of the parent, ns
 }
 
 // Part is a piece of a file on a disk made of several. Length is in bytes; the

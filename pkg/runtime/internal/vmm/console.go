@@ -20,6 +20,7 @@ type console struct {
 	file    *os.File
 	written int
 	tail    []byte
+	seen    uint64 // bytes
 	panics  panicWatch
 }
 
@@ -39,6 +40,7 @@ func (c *console) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.panics.see(p)
+	c.seen += uint64(len(p))
 	c.keepTail(p)
 	if c.file == nil {
 		return len(p), nil
@@ -79,6 +81,13 @@ func (c *console) keepTail(p []byte) {
 		c.tail = append(c.tail[:0], c.tail[over:]...)
 	}
 	c.tail = append(c.tail, p...)
+}
+
+// Seen is the number of bytes printed so far.
+func (c *console) Seen() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.seen
 }
 
 // Tail returns the last output, made safe to print.

@@ -18,7 +18,11 @@ type agentLink struct {
 	listener net.Listener
 	ready    chan struct{} // closed when the guest is set up
 	client   *guest.Client // valid when ready
+	logged   int           // messages of the agent; event is called by one goroutine
 }
+
+// maxAgentLog is how many messages of its agent a VM's log takes.
+const maxAgentLog = 200
 
 // shutdownLimit is how long a guest may take to shut down beyond the grace of
 // its processes, before the VM is just ended.
@@ -67,6 +71,9 @@ func (a *agentLink) setUp(ctx context.Context, conn net.Conn) error {
 func (a *agentLink) event(m agentapi.Message) {
 	switch m := m.(type) {
 	case *agentapi.Log:
+		if a.logged++; a.logged > maxAgentLog {
+			return // the guest must not fill the host's disk
+		}
 		a.c.log.Info("agent", "text", Printable([]byte(m.Text[:min(len(m.Text), 1024)])))
 	case *agentapi.PowerOff:
 		a.c.noteCause(CauseGuest, errors.New(Printable([]byte(m.Reason[:min(len(m.Reason), 256)]))))

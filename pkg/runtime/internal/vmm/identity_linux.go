@@ -2,28 +2,44 @@ package vmm
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
+	"syscall"
 )
 
 // StartTime returns when a process started, in clock ticks since the host's
 // boot, or 0 when there is no such process. A pid together with it names one
 // process for as long as the host is up.
 func StartTime(pid int) uint64 {
+	t, _ := startTime(pid)
+	return t
+}
+
+// Alive reports whether the process of this identity runs, also when that cannot
+// be told.
+func Alive(pid int, start uint64) bool {
+	t, err := startTime(pid)
+	return err != nil || t == start
+}
+
+// startTime is 0 where there is no such process; an error means that it cannot be told.
+func startTime(pid int) (uint64, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
+		return 0, nil
+	} else if err != nil {
+		return 0, err
 	}
 	// The name in parentheses may hold anything; the fields after it are counted from 3.
 	i := bytes.LastIndexByte(b, ')')
 	if i < 0 {
-		return 0
+		return 0, nil
 	}
 	f := bytes.Fields(b[i+1:])
 	if len(f) < 20 || f[0][0] == 'Z' {
-		return 0 // a zombie runs nothing any more
+		return 0, nil // a zombie runs nothing any more
 	}
-	t, _ := strconv.ParseUint(string(f[19]), 10, 64)
-	return t
+	return strconv.ParseUint(string(f[19]), 10, 64)
 }

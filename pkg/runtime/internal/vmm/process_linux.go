@@ -63,7 +63,6 @@ func Spawn(exe string, cfg Config) (*Process, error) {
 		// A session of its own keeps the terminal's signals away.
 		SysProcAttr: &unix.SysProcAttr{Setsid: true},
 	}
-	cfg.SpawnedAt = Now()
 	if err := cmd.Start(); err != nil {
 		ours.Close()
 		return nil, fmt.Errorf("vmm: start the VMM process: %w", err)

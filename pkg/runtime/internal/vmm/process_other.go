@@ -46,6 +46,9 @@ func End(context.Context, int, uint64, time.Duration) error { return unsupported
 // StartTime returns when a process started; 0 means that there is none.
 func StartTime(int) uint64 { return 0 }
 
+// Alive reports whether the process of this identity runs.
+func Alive(int, uint64) bool { return false }
+
 // Now reads a clock that all processes of a host share, in nanoseconds.
 func Now() int64 { return time.Now().UnixNano() }
 
