@@ -93,7 +93,7 @@ func runVM(ctx context.Context, o *vmOptions) (err error) {
 		printStats(m.Stats())
 	}
 	if err != nil {
-		return fmt.Errorf("%w\n%slast exits:\n  %s", err, outcome.Registers, strings.Join(m.LastExits(), "\n  "))
+		return fmt.Errorf("%w\n  hint: `boxlite doctor` tells whether this host's KVM can run kernels\n%slast exits:\n  %s", err, outcome.Registers, strings.Join(m.LastExits(), "\n  "))
 	}
 	if outcome.Reason == hv.ExitKicked {
 		return &exitError{code: 130, err: errors.New("vm: stopped by a signal")}

@@ -42,6 +42,9 @@ func (r *Report) String() string {
 	if r.Detail != "" {
 		fmt.Fprintf(&b, ": %s", r.Detail)
 	}
+	if r.Hint != "" {
+		fmt.Fprintf(&b, "\n  hint: %s", r.Hint)
+	}
 	fmt.Fprintf(&b, "\n  last stage: %s", r.Stage)
 	if len(r.Exits) > 0 {
 		b.WriteString("\n  exits:")
@@ -55,9 +58,6 @@ func (r *Report) String() string {
 	section(&b, "registers", r.Registers, 12)
 	section(&b, "console", r.Console, 12)
 	section(&b, "vmm", r.Log, 8)
-	if r.Hint != "" {
-		fmt.Fprintf(&b, "\n  hint: %s", r.Hint)
-	}
 	return b.String()
 }
 
