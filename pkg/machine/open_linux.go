@@ -1,9 +1,21 @@
 package machine
 
 import (
+	"context"
+
 	"github.com/anthropics/boxlite/pkg/hv"
 	"github.com/anthropics/boxlite/pkg/kvm"
 )
 
 // Open returns this host's hypervisor. The caller closes it.
 func Open() (hv.Hypervisor, error) { return kvm.Open() }
+
+// Unusable says why this host's hypervisor cannot run kernels, and what to do;
+// empty if it can. It runs tiny guests, for a tenth of a second.
+func Unusable(ctx context.Context) string {
+	r, err := kvm.Probe(ctx)
+	if err != nil {
+		return err.Error()
+	}
+	return r.Remedy
+}

@@ -3,6 +3,7 @@
 package machine
 
 import (
+	"context"
 	"fmt"
 	"runtime"
 
@@ -12,4 +13,10 @@ import (
 // Open returns this host's hypervisor. The caller closes it.
 func Open() (hv.Hypervisor, error) {
 	return nil, fmt.Errorf("machine: no hypervisor for %s/%s: %w", runtime.GOOS, runtime.GOARCH, hv.ErrUnsupported)
+}
+
+// Unusable says why this host's hypervisor cannot run kernels, and what to do.
+func Unusable(context.Context) string {
+	_, err := Open()
+	return err.Error()
 }

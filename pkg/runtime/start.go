@@ -9,6 +9,7 @@ import (
 
 	"github.com/anthropics/boxlite/pkg/agentapi"
 	"github.com/anthropics/boxlite/pkg/hv"
+	"github.com/anthropics/boxlite/pkg/machine"
 	"github.com/anthropics/boxlite/pkg/oci"
 	"github.com/anthropics/boxlite/pkg/runtime/internal/assets"
 	"github.com/anthropics/boxlite/pkg/runtime/internal/disk"
@@ -119,6 +120,9 @@ func (b *LiteBox) bootFailed(p *vmProcess, err error) error {
 	case <-p.settled:
 	case <-ctx.Done():
 	}
+	if why := unusable(err); why != "" {
+		return fail(ErrUnsupportedEngine, "start box %s: this host cannot run boxes: %s", b, why)
+	}
 	kind := ErrEngine
 	var boot *vmm.BootError
 	if errors.As(err, &boot) && boot.Report.Cause == vmm.CauseConfig {
@@ -127,6 +131,18 @@ func (b *LiteBox) bootFailed(p *vmProcess, err error) error {
 		}
 	}
 	return wrap(kind, err, "start box %s", b)
+}
+
+// unusable finds out whether a boot failed because this host's hypervisor cannot
+// run kernels at all, in which case its report explains nothing.
+func unusable(err error) string {
+	var boot *vmm.BootError
+	if !errors.As(err, &boot) || boot.Report.Cause != vmm.CauseFailed || boot.Report.Stage != vmm.StageGuest {
+		return ""
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), shutdownSlack)
+	defer cancel()
+	return machine.Unusable(ctx)
 }
 
 // vmConfig gathers all that the VM process needs, making what is missing.
