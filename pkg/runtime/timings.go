@@ -65,10 +65,14 @@ func (t *timings) noteBoot(events []vmm.Event) {
 		vmm.StageSpawn: PhaseVMM, vmm.StageBuild: PhaseBuilt, vmm.StageGuest: PhaseEntered,
 		vmm.StageHello: PhaseHello, vmm.StageReady: PhaseReady,
 	}
+	var entered int64 // when the stage before was reached
 	for _, e := range events {
 		if e.Guest != nil {
-			t.noteAt(PhaseInit, e.At-(e.Guest.Dialed-e.Guest.Init).Nanoseconds())
+			// Both are the guest's word: the phase lies between its neighbours, whatever it says.
+			took := e.Guest.Dialed - e.Guest.Init
+			t.noteAt(PhaseInit, e.At-min(max(took.Nanoseconds(), 0), max(e.At-entered, 0)))
 		}
+		entered = e.At
 		if p := phases[e.Stage]; p != "" {
 			t.noteAt(p, e.At)
 		}
