@@ -4,13 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"text/tabwriter"
 
+	"github.com/anthropics/boxlite/pkg/runtime"
 	"github.com/spf13/cobra"
 )
 
 func listCommand(g *globalOptions) *cobra.Command {
 	var quiet bool
+	var f format
 	c := &cobra.Command{
 		Use:     "ls [flags]",
 		Aliases: []string{"ps"},
@@ -27,20 +28,18 @@ func listCommand(g *globalOptions) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			w := tabwriter.NewWriter(os.Stdout, 0, 8, 3, ' ', 0)
-			if !quiet {
-				fmt.Fprintln(w, "ID\tNAME\tIMAGE\tSTATUS\tCREATED")
-			}
-			for _, b := range boxes {
-				if quiet {
-					fmt.Fprintln(w, b.ID)
-					continue
+			if quiet {
+				for _, b := range boxes {
+					fmt.Println(b.ID)
 				}
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", b.ID, b.Name, b.Image, b.Status, age(b.CreatedAt))
+				return nil
 			}
-			return w.Flush()
+			return list(os.Stdout, f, boxes, []string{"ID", "NAME", "IMAGE", "STATUS", "CREATED"}, func(b runtime.BoxInfo) []string {
+				return []string{b.ID, b.Name, b.Image, string(b.Status), age(b.CreatedAt)}
+			})
 		},
 	}
+	f.add(c)
 	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "ids only")
 	return c
 }

@@ -2,10 +2,8 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"os"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/anthropics/boxlite/pkg/oci"
@@ -61,6 +59,7 @@ that was interrupted goes on where it ended. Prints the image's digest.`,
 
 func imagesCommand(g *globalOptions) *cobra.Command {
 	var quiet bool
+	var f format
 	c := &cobra.Command{
 		Use:   "images [flags]",
 		Short: "List the images in the store",
@@ -75,24 +74,25 @@ func imagesCommand(g *globalOptions) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			out := io.Writer(os.Stdout)
-			w := tabwriter.NewWriter(out, 0, 8, 3, ' ', 0)
-			if !quiet {
-				fmt.Fprintln(w, "IMAGE\tDIGEST\tPLATFORM\tPULLED\tSIZE")
-			}
+			var images []oci.Image
 			for img, err := range store.Images(cmd.Context()) {
 				if err != nil {
 					return err
 				}
-				if quiet {
-					fmt.Fprintln(w, img.Digest)
-					continue
-				}
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", img.Reference, img.Digest.Short(), img.Platform, age(img.PulledAt), size(img.Size))
+				images = append(images, img)
 			}
-			return w.Flush()
+			if quiet {
+				for _, img := range images {
+					fmt.Println(img.Digest)
+				}
+				return nil
+			}
+			return list(os.Stdout, f, images, []string{"IMAGE", "DIGEST", "PLATFORM", "PULLED", "SIZE"}, func(img oci.Image) []string {
+				return []string{img.Reference, img.Digest.Short(), img.Platform.String(), age(img.PulledAt), size(img.Size)}
+			})
 		},
 	}
+	f.add(c)
 	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "digests only")
 	return c
 }

@@ -1,0 +1,68 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"text/template"
+
+	"github.com/spf13/cobra"
+)
+
+// format is the --format flag of commands that list.
+type format string
+
+// add gives a command the flag.
+func (f *format) add(c *cobra.Command) {
+	c.Flags().StringVar((*string)(f), "format", "table", `table, json (an object per line), or a Go template such as '{{.ID}} {{.Name}}'`)
+	_ = c.RegisterFlagCompletionFunc("format", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return []string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp
+	})
+}
+
+// list prints rows in a format: as a table with a header, as a line of JSON
+// each, or each through a template that has T's fields.
+func list[T any](w io.Writer, f format, rows []T, header []string, cells func(T) []string) error {
+	switch f {
+	case "table", "":
+		tw := tabwriter.NewWriter(w, 0, 8, 3, ' ', 0)
+		fmt.Fprintln(tw, strings.Join(header, "\t"))
+		for _, r := range rows {
+			fmt.Fprintln(tw, strings.Join(cells(r), "\t"))
+		}
+		return tw.Flush()
+	case "json":
+		e := json.NewEncoder(w)
+		e.SetEscapeHTML(false)
+		for _, r := range rows {
+			if err := e.Encode(r); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return f.each(w, len(rows), func(i int) any { return rows[i] })
+}
+
+// each runs the template for n things, a line each.
+func (f format) each(w io.Writer, n int, thing func(int) any) error {
+	t, err := template.New("format").Funcs(template.FuncMap{
+		"json": func(v any) (string, error) { b, err := json.Marshal(v); return string(b), err },
+		"join": func(list []string, sep string) string { return strings.Join(list, sep) },
+	}).Option("missingkey=error").Parse(string(f))
+	if err != nil {
+		return fmt.Errorf("--format: want table, json or a Go template: %w", err)
+	}
+	for i := range n {
+		var line strings.Builder
+		if err := t.Execute(&line, thing(i)); err != nil {
+			return fmt.Errorf("--format: %w", err)
+		}
+		if _, err := fmt.Fprintln(w, strings.TrimSuffix(line.String(), "\n")); err != nil {
+			return err
+		}
+	}
+	return nil
+}
