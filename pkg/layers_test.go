@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	// The programs below testdata need it, and go mod tidy does not look there.
+	_ "github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/stretchr/testify/require"
 )
 
