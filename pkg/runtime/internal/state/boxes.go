@@ -9,7 +9,10 @@ import (
 	"time"
 )
 
-const columns = "id, name, created_at, updated_at, options, image, status, reason, pid, pid_start, boot_id, ephemeral"
+const columns = "id, name, created_at, updated_at, options, image, status, reason, pid, pid_start, boot_id, ephemeral, exit_code, started_at, finished_at"
+
+// marks has a place for each of them.
+const marks = "?,?,?,?,?,?,?,?,?,?,?,?,?,?,?"
 
 // Insert adds a box. A name in use is ErrExists.
 func (s *DB) Insert(ctx context.Context, b *Box) error {
@@ -23,7 +26,7 @@ func (s *DB) Insert(ctx context.Context, b *Box) error {
 				return err
 			}
 		}
-		_, err := tx.ExecContext(ctx, "INSERT INTO boxes ("+columns+") VALUES (?,?,?,?,?,?,?,?,?,?,?,?)", b.values()...)
+		_, err := tx.ExecContext(ctx, "INSERT INTO boxes ("+columns+") VALUES ("+marks+")", b.values()...)
 		return err
 	})
 	if err != nil {
@@ -47,7 +50,7 @@ func (s *DB) Update(ctx context.Context, id string, change func(*Box) error) (*B
 		if b.Status != before {
 			b.UpdatedAt = time.Now()
 		}
-		_, err = tx.ExecContext(ctx, "REPLACE INTO boxes ("+columns+") VALUES (?,?,?,?,?,?,?,?,?,?,?,?)", b.values()...)
+		_, err = tx.ExecContext(ctx, "REPLACE INTO boxes ("+columns+") VALUES ("+marks+")", b.values()...)
 		return err
 	})
 	if err != nil {
@@ -124,14 +127,32 @@ func (b *Box) values() []any {
 	return []any{
 		b.ID, name, b.CreatedAt.UnixMicro(), b.UpdatedAt.UnixMicro(), b.Options, b.Image,
 		b.Status, b.Reason, b.PID, int64(b.PIDStart), b.BootID, b.Ephemeral,
+		b.ExitCode, micros(b.StartedAt), micros(b.FinishedAt),
 	}
+}
+
+// micros is a time as it is stored; 0 is the zero time.
+func micros(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMicro()
+}
+
+func fromMicros(us int64) time.Time {
+	if us == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(us)
 }
 
 func scan(row interface{ Scan(...any) error }) (*Box, error) {
 	var b Box
 	var name sql.NullString
-	var created, updated, start int64
-	err := row.Scan(&b.ID, &name, &created, &updated, &b.Options, &b.Image, &b.Status, &b.Reason, &b.PID, &start, &b.BootID, &b.Ephemeral)
+	var created, updated, start, started, finished int64
+	var code sql.NullInt64
+	err := row.Scan(&b.ID, &name, &created, &updated, &b.Options, &b.Image, &b.Status, &b.Reason, &b.PID, &start, &b.BootID, &b.Ephemeral,
+		&code, &started, &finished)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, ErrNotFound
 	} else if err != nil {
@@ -139,5 +160,10 @@ func scan(row interface{ Scan(...any) error }) (*Box, error) {
 	}
 	b.Name, b.PIDStart = name.String, uint64(start)
 	b.CreatedAt, b.UpdatedAt = time.UnixMicro(created), time.UnixMicro(updated)
+	b.StartedAt, b.FinishedAt = fromMicros(started), fromMicros(finished)
+	if code.Valid {
+		n := int(code.Int64)
+		b.ExitCode = &n
+	}
 	return &b, nil
 }

@@ -20,9 +20,6 @@ import (
 	_ "modernc.org/sqlite" // the pure-Go driver
 )
 
-// schemaVersion is stored as SQLite's user_version.
-const schemaVersion = 1
-
 // busyTimeout bounds the wait for another process's write, in milliseconds.
 const busyTimeout = 10_000
 
@@ -48,27 +45,14 @@ type Box struct {
 	PIDStart  uint64 // its start time in clock ticks since boot: with PID, its identity
 	BootID    string // of the host's boot that PID belongs to
 	Ephemeral bool   // goes away when it stops
+
+	ExitCode   *int      // of the main command's last run; nil while there is none, or where it is not known
+	StartedAt  time.Time // of the last start; zero for never
+	FinishedAt time.Time // of the end that followed; zero while it runs
 }
 
 // DB is the state of one home.
 type DB struct{ db *sql.DB }
-
-const schema = `
-CREATE TABLE boxes (
-	id         TEXT PRIMARY KEY,
-	name       TEXT UNIQUE,
-	created_at INTEGER NOT NULL,
-	updated_at INTEGER NOT NULL,
-	options    BLOB NOT NULL,
-	image      TEXT NOT NULL,
-	status     TEXT NOT NULL,
-	reason     TEXT NOT NULL,
-	pid        INTEGER NOT NULL,
-	pid_start  INTEGER NOT NULL,
-	boot_id    TEXT NOT NULL,
-	ephemeral  INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
-PRAGMA user_version = 1;`
 
 // Open opens the state at path, making it when it is not there.
 func Open(ctx context.Context, path string) (*DB, error) {
@@ -88,27 +72,6 @@ func Open(ctx context.Context, path string) (*DB, error) {
 		return nil, fmt.Errorf("state: open %s: %w", path, err)
 	}
 	return s, nil
-}
-
-func (s *DB) migrate(ctx context.Context) error {
-	var v int
-	if err := s.db.QueryRowContext(ctx, "PRAGMA user_version").Scan(&v); err != nil {
-		return err
-	}
-	switch {
-	case v == schemaVersion:
-		return nil
-	case v > schemaVersion:
-		return fmt.Errorf("%w: schema %d, this one knows %d; use the newer boxlite or another home", ErrNewer, v, schemaVersion)
-	}
-	return s.write(ctx, func(tx *sql.Tx) error {
-		// Another process may have been first while this one waited for the lock.
-		if err := tx.QueryRowContext(ctx, "PRAGMA user_version").Scan(&v); err != nil || v == schemaVersion {
-			return err
-		}
-		_, err := tx.ExecContext(ctx, schema)
-		return err
-	})
 }
 
 func (s *DB) write(ctx context.Context, do func(*sql.Tx) error) error {

@@ -39,6 +39,15 @@ func TestRoundTrip(t *testing.T) {
 		require.NoError(t, err, key)
 		require.Equal(t, b, got)
 	}
+	code := -9
+	at := time.Now().Truncate(time.Microsecond)
+	got, err := db.Update(ctx, b.ID, func(b *Box) error { b.ExitCode, b.StartedAt, b.FinishedAt = &code, at, at; return nil })
+	require.NoError(t, err)
+	again, err := db.Find(ctx, b.ID)
+	require.NoError(t, err)
+	require.Equal(t, got, again)
+	require.Equal(t, -9, *again.ExitCode)
+	require.True(t, at.Equal(again.StartedAt))
 	require.ErrorIs(t, db.Insert(ctx, newBox("one")), ErrExists)
 	require.NoError(t, db.Insert(ctx, newBox("")))
 	require.NoError(t, db.Insert(ctx, newBox("")), "boxes without a name do not clash")
@@ -99,6 +108,34 @@ func TestUpdateIsAtomic(t *testing.T) {
 	got, err = first.Find(ctx, b.ID)
 	require.NoError(t, err)
 	require.Equal(t, "configured", got.Status)
+}
+
+// TestOlderSchema opens a file of each version that there was, with a box in it.
+func TestOlderSchema(t *testing.T) {
+	ctx := context.Background()
+	for v := 1; v < schemaVersion; v++ {
+		path := filepath.Join(t.TempDir(), "db")
+		raw, err := sql.Open("sqlite", path)
+		require.NoError(t, err)
+		for _, step := range steps[:v] {
+			_, err = raw.Exec(step)
+			require.NoError(t, err)
+		}
+		_, err = raw.Exec(fmt.Sprintf(`INSERT INTO boxes (id, name, created_at, updated_at, options, image, status, reason, pid, pid_start, boot_id, ephemeral)
+			VALUES ('01HV0000000000000000000001', 'old', 5, 6, x'7b7d', 'alpine', 'stopped', '', 0, 0, '', 0); PRAGMA user_version = %d`, v))
+		require.NoError(t, err)
+		require.NoError(t, raw.Close())
+		for range 2 {
+			db := open(t, path)
+			b, err := db.Find(ctx, "old")
+			require.NoError(t, err)
+			require.Equal(t, "alpine", b.Image)
+			require.Nil(t, b.ExitCode)
+			require.True(t, b.StartedAt.IsZero())
+			require.True(t, b.FinishedAt.IsZero())
+			require.NoError(t, db.Close())
+		}
+	}
 }
 
 func TestNewerSchemaIsRefused(t *testing.T) {
