@@ -46,9 +46,10 @@ var layers = map[string][]string{
 	"pkg/runtime/internal/disk/...": {},
 	"pkg/runtime/internal/state":    {},
 	"pkg/runtime/internal/assets":   {},
+	"pkg/runtime/internal/boxlog":   {},
 	"pkg/runtime/internal/guest":    {"pkg/agentapi"},
 	"pkg/runtime/internal/vmm": {
-		"pkg/runtime/internal/guest", "pkg/agentapi", "pkg/machine", "pkg/hv", "pkg/virtio",
+		"pkg/runtime/internal/boxlog", "pkg/runtime/internal/guest", "pkg/agentapi", "pkg/machine", "pkg/hv", "pkg/virtio",
 		"pkg/virtio/blk", "pkg/virtio/rng", "pkg/virtio/vsock", "pkg/virtio/console",
 	},
 	"pkg/runtime": {
