@@ -25,12 +25,13 @@ type bridge struct {
 	path  string
 	l     *net.UnixListener
 	guest *vsock.Device
+	box   box
 	log   *slog.Logger
 }
 
 // newBridge takes the place of a socket that a dead VMM left: the box's lock,
 // which the starter holds, says that no live one has it.
-func newBridge(path string, guest *vsock.Device, log *slog.Logger) (*bridge, error) {
+func newBridge(path string, guest *vsock.Device, box box, log *slog.Logger) (*bridge, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("vmm: %w", err)
 	}
@@ -38,7 +39,7 @@ func newBridge(path string, guest *vsock.Device, log *slog.Logger) (*bridge, err
 	if err != nil {
 		return nil, fmt.Errorf("vmm: listen on %s: %w", path, err)
 	}
-	return &bridge{path: path, l: l, guest: guest, log: log}, nil
+	return &bridge{path: path, l: l, guest: guest, box: box, log: log}, nil
 }
 
 // serve accepts until the bridge is closed, and returns when no client is left
@@ -47,12 +48,16 @@ func (b *bridge) serve(ctx context.Context) {
 	var clients sync.WaitGroup
 	defer clients.Wait()
 	slots := make(chan struct{}, maxPending)
+	failing := false
 	for {
 		conn, err := b.l.AcceptUnix()
 		if errors.Is(err, net.ErrClosed) {
 			return
 		} else if err != nil {
-			b.log.Warn("accept on the box's socket", "error", err)
+			if !failing { // once, and not ten times a second
+				b.log.Warn("accept on the box's socket", "error", err)
+			}
+			failing = true
 			select { // out of descriptors: those in use have to go first
 			case <-time.After(100 * time.Millisecond):
 			case <-ctx.Done():
@@ -60,6 +65,7 @@ func (b *bridge) serve(ctx context.Context) {
 			}
 			continue
 		}
+		failing = false
 		slots <- struct{}{}
 		clients.Go(func() {
 			if err := b.join(ctx, conn, func() { <-slots }); err != nil {
@@ -79,6 +85,11 @@ func (b *bridge) join(ctx context.Context, conn *net.UnixConn, joined func()) er
 		joined()
 		conn.Close()
 		return err
+	}
+	if port == servicePort {
+		stop()
+		joined() // requests have time limits, and attachments one of their number
+		return serveClient(ctx, conn, b.box)
 	}
 	guest, err := b.guest.Dial(ctx, port)
 	stop()

@@ -16,6 +16,7 @@ import (
 
 	"github.com/anthropics/boxlite/pkg/hv"
 	"github.com/anthropics/boxlite/pkg/machine"
+	"github.com/anthropics/boxlite/pkg/runtime/internal/boxlog"
 	"golang.org/x/sys/unix"
 )
 
@@ -31,18 +32,23 @@ type child struct {
 	devices devices
 	m       *machine.Machine
 	socket  *bridge
+	command *supervisor // nil without a main command
+	output  *boxlog.Writer
+	stops   chan time.Duration // a request to stop, with its grace; has room for one
 
-	mu    sync.Mutex
-	stage Stage
-	cause Cause // first one wins
-	why   error
+	mu       sync.Mutex
+	stage    Stage
+	cause    Cause // first one wins
+	why      error
+	patience *patience // of the stop under way
+	adopted  bool      // the parent's death does not matter any more
 }
 
 // childMain is the whole life of a VMM process. Its result is the exit code:
 // 0 when the VM ended as somebody wanted.
 func childMain() int {
 	debug.SetMemoryLimit(heapLimit)
-	c := &child{log: slog.New(slog.NewTextHandler(os.Stderr, nil)), parent: newParentLink(controlFD)}
+	c := &child{log: slog.New(slog.NewTextHandler(os.Stderr, nil)), parent: newParentLink(controlFD), stops: make(chan time.Duration, 1)}
 	if err := readFrame(c.parent.conn, &c.cfg); err != nil {
 		fmt.Fprintln(os.Stderr, "boxlite-vmm: this program is started by boxlite, not by hand:", err)
 		return 125
@@ -103,6 +109,10 @@ func (c *child) run() machine.Outcome {
 	}
 	c.reached(Event{Stage: StageBuild})
 	agent, err := newAgentLink(c)
+	if err == nil && c.cfg.Main != nil {
+		c.output = boxlog.NewWriter(c.cfg.Dir)
+		c.command = newSupervisor(c.cfg.Main, c.output)
+	}
 	if err != nil {
 		c.end(CauseConfig, err)
 		c.free()
@@ -113,6 +123,9 @@ func (c *child) run() machine.Outcome {
 	helpers.Go(func() { c.socket.serve(ctx) })
 	helpers.Go(func() { c.watchProgress(ctx, agent.ready) })
 	helpers.Go(func() { c.watchEnd(ctx, agent, terms) })
+	if c.command != nil {
+		helpers.Go(func() { c.runMain(ctx, agent) })
+	}
 	c.reached(Event{Stage: StageGuest})
 	outcome, err := c.m.Run(ctx)
 	if err != nil {
@@ -129,39 +142,12 @@ func (c *child) run() machine.Outcome {
 // devices, and with them whoever waits for one.
 func (c *child) free() {
 	c.socket.close()
+	if c.command != nil {
+		c.command.close()
+	}
 	if err := errors.Join(c.m.Close(), c.devices.close()); err != nil {
 		c.log.Warn("close the machine", "error", err)
 	}
-}
-
-// watchEnd shuts the guest down when SIGTERM asks for it or the parent dies.
-func (c *child) watchEnd(ctx context.Context, agent *agentLink, terms <-chan os.Signal) {
-	select {
-	case <-terms:
-		agent.shutdown(ctx, CauseStop)
-	case <-c.parent.gone:
-		c.orphaned(ctx, agent, terms)
-	case <-ctx.Done():
-	}
-}
-
-// orphaned decides what the parent's end means: the end, unless the box is
-// detached and got as far as to be of use without it.
-func (c *child) orphaned(ctx context.Context, agent *agentLink, terms <-chan os.Signal) {
-	select {
-	case <-agent.ready:
-		if !c.cfg.Detach {
-			break
-		}
-		select {
-		case <-terms:
-			agent.shutdown(ctx, CauseStop)
-		case <-ctx.Done():
-		}
-		return
-	default:
-	}
-	agent.shutdown(ctx, CauseParent)
 }
 
 // build makes devices, machine and socket; what it made is freed when it fails.
@@ -187,7 +173,7 @@ func (c *child) build() (err error) {
 		return fmt.Errorf("vmm: initramfs: %w", err)
 	}
 	defer initrd.Close()
-	if c.socket, err = newBridge(filepath.Join(c.cfg.Dir, socketName), c.devices.vsock, c.log); err != nil {
+	if c.socket, err = newBridge(filepath.Join(c.cfg.Dir, socketName), c.devices.vsock, c, c.log); err != nil {
 		return err
 	}
 	m, err := machine.New(machine.Config{
@@ -255,6 +241,9 @@ func (c *child) report(o machine.Outcome) *Report {
 	if why != nil {
 		r.Detail = why.Error()
 	}
+	if c.command != nil {
+		r.Main, r.LogLost = c.command.outcome(), c.output.Lost()
+	}
 	if c.m != nil {
 		r.Exits, r.LastExits = c.m.Stats().Exits, c.m.LastExits()
 	}
@@ -266,6 +255,11 @@ func (c *child) report(o machine.Outcome) *Report {
 func (c *child) cleanUp(r *Report) {
 	if c.console != nil {
 		c.console.Close()
+	}
+	if c.output != nil {
+		if err := c.output.Close(); err != nil {
+			c.log.Warn("close the log of the command", "error", err)
+		}
 	}
 	if c.cfg.Ephemeral {
 		if err := os.RemoveAll(c.cfg.Dir); err != nil {

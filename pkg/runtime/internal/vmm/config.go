@@ -30,12 +30,12 @@ type Config struct {
 	Rootfs    []Part // read-only root filesystem, one flat disk; empty for none
 	Disk      string // writable disk; empty for none
 	Setup     agentapi.Setup
+	Main      *Main // the box's own command; nil for none
 
 	Detach    bool          // outlive the parent
 	Ephemeral bool          // remove Dir at the end
 	Stall     time.Duration // give a boot up after so long without a sign of life
 	Grace     time.Duration // for the guest's processes between SIGTERM and SIGKILL
-
 }
 
 // Part is a piece of a file on a disk made of several. Length is in bytes; the
@@ -73,6 +73,7 @@ const (
 	StageGuest Stage = "kernel running"
 	StageHello Stage = "guest init running"
 	StageReady Stage = "ready"
+	StageMain  Stage = "command running" // of boxes with a main command
 	StageDown  Stage = "guest stopped"
 	StageEnd   Stage = "ended"
 )
@@ -97,6 +98,8 @@ type Report struct {
 	Registers string            `json:",omitempty"`
 	Console   string            `json:",omitempty"` // tail
 	Log       string            `json:",omitempty"` // tail of the VMM's own output
+	Main      *MainResult       `json:",omitempty"` // how the box's main command ended, where that is known
+	LogLost   uint64            `json:",omitempty"` // bytes of its output that the log could not take
 }
 
 // Cause is the kind of end.
@@ -106,6 +109,7 @@ type Cause string
 const (
 	CauseStop     Cause = "stopped"              // asked to by the host
 	CauseParent   Cause = "parent process ended" // and the box was not detached
+	CauseMain     Cause = "command ended"        // the box's own
 	CauseGuest    Cause = "guest shut down"
 	CausePanic    Cause = "guest kernel panic"
 	CauseFailed   Cause = "virtual machine failed"
@@ -117,7 +121,7 @@ const (
 
 // Clean reports whether the VM ended the way somebody wanted.
 func (r *Report) Clean() bool {
-	return r.Cause == CauseStop || r.Cause == CauseParent || r.Cause == CauseGuest
+	return r.Cause == CauseStop || r.Cause == CauseParent || r.Cause == CauseGuest || r.Cause == CauseMain
 }
 
 func (r *Report) decode(b []byte) error {

@@ -51,7 +51,7 @@ func (a *agentLink) serve(ctx context.Context) {
 }
 
 func (a *agentLink) setUp(ctx context.Context, conn net.Conn) error {
-	client, hello, err := guest.New(ctx, conn, nil, guest.OnEvent(a.event))
+	client, hello, err := guest.New(ctx, conn, deviceDialer{a.c.devices.vsock}, guest.OnEvent(a.event))
 	if err != nil {
 		return err
 	}
@@ -80,8 +80,9 @@ func (a *agentLink) event(m agentapi.Message) {
 	}
 }
 
-// shutdown ends the guest in order if it can be, and else at once.
-func (a *agentLink) shutdown(ctx context.Context, cause Cause) {
+// shutdown ends the guest in order if it can be, and else at once: first its
+// main command, then what else runs in it.
+func (a *agentLink) shutdown(ctx context.Context, cause Cause, p *patience) {
 	a.c.noteCause(cause, nil)
 	select {
 	case <-a.ready:
@@ -89,9 +90,13 @@ func (a *agentLink) shutdown(ctx context.Context, cause Cause) {
 		a.c.m.Stop() // nothing runs in it that could lose anything
 		return
 	}
-	limit, cancel := context.WithTimeout(ctx, a.c.cfg.Grace+shutdownLimit)
+	if m := a.c.command; m != nil {
+		m.stop(ctx, a.c.cfg.Main.StopSignal, p.over)
+	}
+	grace := p.left()
+	limit, cancel := context.WithTimeout(ctx, grace+shutdownLimit)
 	defer cancel()
-	if err := a.client.Shutdown(limit, a.c.cfg.Grace); err != nil && ctx.Err() == nil {
+	if err := a.client.Shutdown(limit, grace); err != nil && ctx.Err() == nil {
 		a.c.log.Warn("shut the guest down", "error", err)
 	} else if err == nil {
 		// The guest resets itself now; that ends ctx.

@@ -28,6 +28,7 @@ type Process struct {
 	cmd    *exec.Cmd
 	conn   *net.UnixConn
 	ready  chan struct{} // closed at StageReady
+	main   chan struct{} // closed at StageMain
 	done   chan struct{} // closed when the process is gone and report is final
 	mu     sync.Mutex
 	events []Event
@@ -69,7 +70,7 @@ func Spawn(exe string, cfg Config) (*Process, error) {
 	}
 	p := &Process{
 		PID: cmd.Process.Pid, Start: StartTime(cmd.Process.Pid), dir: cfg.Dir, cmd: cmd, conn: ours,
-		ready: make(chan struct{}), done: make(chan struct{}),
+		ready: make(chan struct{}), main: make(chan struct{}), done: make(chan struct{}),
 	}
 	if err := writeFrame(ours, cfg); err != nil {
 		cmd.Process.Kill()
@@ -97,21 +98,31 @@ func socketPair() (ours *net.UnixConn, theirs *os.File, err error) {
 	return c.(*net.UnixConn), theirs, nil
 }
 
+// maxEvents bounds what is kept of a process that says more than a VMM has to say.
+const maxEvents = 64
+
 // follow reads events until the process ends, and reaps it.
 func (p *Process) follow() {
+	ready, main := sync.OnceFunc(func() { close(p.ready) }), sync.OnceFunc(func() { close(p.main) })
 	for {
 		var e Event
 		if err := readFrame(p.conn, &e); err != nil {
 			break
 		}
 		p.mu.Lock()
-		p.events = append(p.events, e)
 		if e.Report != nil {
 			p.report = e.Report
+			e.Report = nil // kept once
+		}
+		if len(p.events) < maxEvents {
+			p.events = append(p.events, e)
 		}
 		p.mu.Unlock()
-		if e.Stage == StageReady {
-			close(p.ready)
+		switch e.Stage {
+		case StageReady:
+			ready()
+		case StageMain:
+			main()
 		}
 	}
 	err := p.cmd.Wait()
@@ -168,14 +179,20 @@ func readTail(path string, n int64) ([]byte, error) {
 
 // WaitReady returns when the guest's agent answers, with the events so far.
 // When the VM ends before, the error is a [*BootError].
-func (p *Process) WaitReady(ctx context.Context) ([]Event, error) {
+func (p *Process) WaitReady(ctx context.Context) ([]Event, error) { return p.await(ctx, p.ready) }
+
+// WaitMain is WaitReady for the start of the main command. When the guest refused
+// to start it, the [*BootError]'s report says so.
+func (p *Process) WaitMain(ctx context.Context) ([]Event, error) { return p.await(ctx, p.main) }
+
+func (p *Process) await(ctx context.Context, stage <-chan struct{}) ([]Event, error) {
 	select {
-	case <-p.ready:
+	case <-stage:
 		return p.Events(), nil
 	case <-p.done:
 		select {
-		case <-p.ready:
-			return p.Events(), nil // it was ready; that it ended since is for the next call to find
+		case <-stage:
+			return p.Events(), nil // it got there; that it ended since is for the next call to find
 		default:
 		}
 		return nil, &BootError{p.Report()}
@@ -211,34 +228,75 @@ func (p *Process) Report() *Report {
 	}
 }
 
-// End stops a VMM process, ours or not: it asks for an orderly end, waits up to
-// patience, then kills. It returns when the process is gone, or ctx is done.
-func End(ctx context.Context, pid int, start uint64, patience time.Duration) error {
-	fd, err := unix.PidfdOpen(pid, 0)
-	if err == unix.ESRCH {
-		return nil
-	} else if err != nil {
-		return fmt.Errorf("vmm: end process %d: %w", pid, os.NewSyscallError("pidfd_open", err))
+// Stop ends a box's VMM process, ours or not, in order: the guest's processes
+// get grace, and the VM slack beyond that. What is left then is killed. It returns
+// when the process is gone, or ctx is done.
+func Stop(ctx context.Context, dir string, pid int, start uint64, grace, slack time.Duration) error {
+	return end(ctx, pid, start, func(fd int) error {
+		asking, cancel := context.WithTimeout(ctx, answerLimit)
+		defer cancel()
+		if AskStop(asking, dir, grace) == nil {
+			return nil
+		}
+		return unix.PidfdSendSignal(fd, unix.SIGTERM, nil, 0) // the socket may not be there yet
+	}, grace+slack)
+}
+
+// Kill ends a VMM process at once.
+func Kill(ctx context.Context, pid int, start uint64) error { return end(ctx, pid, start, nil, 0) }
+
+// Wait returns when a VMM process is gone, or ctx is done.
+func Wait(ctx context.Context, pid int, start uint64) error {
+	fd, err := open(pid, start)
+	if fd < 0 {
+		return err
 	}
 	defer unix.Close(fd)
-	if start == 0 || StartTime(pid) != start {
-		return nil // the pid is somebody else's by now
-	}
-	for _, step := range []struct {
-		sig  unix.Signal
-		wait time.Duration
-	}{{unix.SIGTERM, patience}, {unix.SIGKILL, time.Minute}} {
-		if patience <= 0 && step.sig == unix.SIGTERM {
-			continue
-		}
-		if err := unix.PidfdSendSignal(fd, step.sig, nil, 0); err == unix.ESRCH {
-			return nil
-		} else if err != nil {
-			return fmt.Errorf("vmm: end process %d: %w", pid, os.NewSyscallError("pidfd_send_signal", err))
-		}
-		if gone, err := waitGone(ctx, fd, step.wait); gone || err != nil {
+	for {
+		if gone, err := waitGone(ctx, fd, time.Hour); gone || err != nil {
 			return err
 		}
+	}
+}
+
+// open returns a descriptor of a process, or -1 and no error when it is gone.
+func open(pid int, start uint64) (fd int, err error) {
+	fd, err = unix.PidfdOpen(pid, 0)
+	if err == unix.ESRCH {
+		return -1, nil
+	} else if err != nil {
+		return -1, fmt.Errorf("vmm: process %d: %w", pid, os.NewSyscallError("pidfd_open", err))
+	}
+	if start == 0 || StartTime(pid) != start {
+		unix.Close(fd)
+		return -1, nil // the pid is somebody else's by now
+	}
+	return fd, nil
+}
+
+func end(ctx context.Context, pid int, start uint64, ask func(fd int) error, patience time.Duration) error {
+	fd, err := open(pid, start)
+	if fd < 0 {
+		return err
+	}
+	defer unix.Close(fd)
+	if ask != nil {
+		if err := ask(fd); err == unix.ESRCH {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("vmm: end process %d: %w", pid, err)
+		}
+		if gone, err := waitGone(ctx, fd, patience); gone || err != nil {
+			return err
+		}
+	}
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err == unix.ESRCH {
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("vmm: end process %d: %w", pid, os.NewSyscallError("pidfd_send_signal", err))
+	}
+	if gone, err := waitGone(ctx, fd, time.Minute); gone || err != nil {
+		return err
 	}
 	return fmt.Errorf("vmm: process %d does not die, even of SIGKILL", pid)
 }

@@ -31,6 +31,9 @@ func Spawn(string, Config) (*Process, error) { return nil, unsupported() }
 // WaitReady returns when the guest's agent answers.
 func (p *Process) WaitReady(context.Context) ([]Event, error) { return nil, unsupported() }
 
+// WaitMain returns when the main command runs.
+func (p *Process) WaitMain(context.Context) ([]Event, error) { return nil, unsupported() }
+
 // Events returns what the process reported so far.
 func (p *Process) Events() []Event { return nil }
 
@@ -40,8 +43,16 @@ func (p *Process) Done() <-chan struct{} { return nil }
 // Report says how the VM ended.
 func (p *Process) Report() *Report { return nil }
 
-// End stops a VMM process.
-func End(context.Context, int, uint64, time.Duration) error { return unsupported() }
+// Stop ends a VMM process in order.
+func Stop(context.Context, string, int, uint64, time.Duration, time.Duration) error {
+	return unsupported()
+}
+
+// Kill ends a VMM process at once.
+func Kill(context.Context, int, uint64) error { return unsupported() }
+
+// Wait returns when a VMM process is gone.
+func Wait(context.Context, int, uint64) error { return unsupported() }
 
 // StartTime returns when a process started; 0 means that there is none.
 func StartTime(int) uint64 { return 0 }

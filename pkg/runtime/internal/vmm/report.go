@@ -35,7 +35,7 @@ func hint(r *Report) string {
 func (r *Report) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "the box %s", r.Cause)
-	if r.Cause != CauseStop && r.Cause != CauseParent && r.Cause != CauseGuest {
+	if !r.Clean() {
 		b.Reset()
 		b.WriteString(string(r.Cause))
 	}

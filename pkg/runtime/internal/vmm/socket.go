@@ -15,7 +15,7 @@ import (
 // A connection to box.sock starts with a request: a magic number and a vsock
 // port of the guest, little endian. The VMM answers with an errno, zero for
 // success, and from then on the two are connected byte for byte. A client may
-// send before it has the answer.
+// send before it has the answer. See servicePort for the one that is none.
 const (
 	requestMagic = 0x314c5842 // "BXL1"
 	requestSize  = 8
