@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/anthropics/boxlite/pkg/runtime/internal/state"
 	"github.com/anthropics/boxlite/pkg/runtime/internal/vmm"
@@ -68,25 +69,37 @@ func (p *vmProcess) watch() {
 	if b.opts.KeepOnStop {
 		_, err = r.stopped(ctx, b.id, p.PID, p.Start)
 	} else {
-		err = r.discard(ctx, b.id)
+		err = r.discardOf(ctx, b.id, p.PID, p.Start)
 	}
 	if err != nil && !errors.Is(err, state.ErrNotFound) {
 		r.opts.Log.Warn("record the end of a box", "box", b.id, "error", err)
 	}
 }
 
-// Stop shuts the guest down: its processes get SIGTERM, and SIGKILL after
-// Options.StopGrace. A box that does not run is left alone. When Stop returns,
-// the VM process is gone and, unless KeepOnStop is set, the box as well.
-func (b *LiteBox) Stop(ctx context.Context) error {
+// Stop shuts the guest down: the main command gets the image's stop signal, and
+// other processes SIGTERM; what is left after Options.StopGrace gets SIGKILL. A
+// box that does not run is left alone. When Stop returns, the VM process is gone
+// and, unless KeepOnStop is set, the box as well.
+func (b *LiteBox) Stop(ctx context.Context) error { return b.StopWith(ctx, b.rt.opts.StopGrace) }
+
+// StopWith is Stop with another grace, zero for none. A stop that is under way
+// only ever gets quicker by it.
+func (b *LiteBox) StopWith(ctx context.Context, grace time.Duration) error {
+	if grace < 0 {
+		return fail(ErrInvalidArgument, "a grace of %v", grace)
+	}
 	b.times.note(PhaseStop)
 	defer b.times.note(PhaseStopped)
-	return b.end(ctx, false)
+	return b.end(ctx, func(row *state.Box) error {
+		return vmm.Stop(ctx, b.dir(), row.PID, row.PIDStart, grace, shutdownSlack)
+	})
 }
 
-func (b *LiteBox) kill(ctx context.Context) error { return b.end(ctx, true) }
+func (b *LiteBox) kill(ctx context.Context) error {
+	return b.end(ctx, func(row *state.Box) error { return vmm.Kill(ctx, row.PID, row.PIDStart) })
+}
 
-func (b *LiteBox) end(ctx context.Context, now bool) error {
+func (b *LiteBox) end(ctx context.Context, stop func(*state.Box) error) error {
 	row, err := b.rt.find(ctx, b.id)
 	if errors.Is(err, ErrNotFound) {
 		return nil // it was removed when it stopped
@@ -95,7 +108,14 @@ func (b *LiteBox) end(ctx context.Context, now bool) error {
 	}
 	if !BoxStatus(row.Status).IsActive() {
 		if row.Ephemeral {
-			return b.rt.discard(ctx, b.id)
+			err := b.rt.discardOf(ctx, b.id, row.PID, row.PIDStart)
+			switch {
+			case errors.Is(err, state.ErrNotFound):
+				return nil
+			case errors.Is(err, errChanged):
+				return fail(ErrInvalidState, "box %s was started meanwhile", b)
+			}
+			return err
 		}
 		return nil
 	}
@@ -111,11 +131,7 @@ func (b *LiteBox) end(ctx context.Context, now bool) error {
 	}); err != nil && !errors.Is(err, state.ErrNotFound) {
 		return wrap(ErrDatabase, err, "stop box %s", b.id)
 	}
-	patience := b.rt.opts.StopGrace + shutdownSlack
-	if now {
-		patience = 0
-	}
-	if err := vmm.End(ctx, row.PID, row.PIDStart, patience); err != nil {
+	if err := stop(row); err != nil {
 		return wrap(ErrEngine, err, "stop box %s", b.id)
 	}
 	return b.settle(ctx, row)
@@ -137,7 +153,10 @@ func (b *LiteBox) settle(ctx context.Context, row *state.Box) error {
 	if _, err := b.rt.find(ctx, b.id); err != nil && !errors.Is(err, ErrNotFound) {
 		return err
 	}
-	return b.rt.sweep(ctx)
+	if err := b.rt.sweep(ctx); err != nil { // what is the matter with other boxes is not this one's
+		b.rt.opts.Log.Warn("clear away left-over boxes", "error", err)
+	}
+	return nil
 }
 
 func (b *LiteBox) String() string {

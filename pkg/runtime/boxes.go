@@ -27,13 +27,17 @@ func (r *Runtime) Create(ctx context.Context, opts BoxOptions, name string) (*Li
 	if err != nil {
 		return nil, err
 	}
-	stored, err := json.Marshal(opts)
+	stored := storedOptions{BoxOptions: opts}
+	if opts.Main != nil {
+		stored.Command = opts.Main.resolve(imageConfig{}) // what the image adds is not known yet
+	}
+	options, err := stored.marshal()
 	if err != nil {
-		return nil, wrap(ErrInternal, err, "store the box's options")
+		return nil, err
 	}
 	now := time.Now()
 	row := &state.Box{
-		ID: ulid.Make().String(), Name: name, CreatedAt: now, UpdatedAt: now, Options: stored,
+		ID: ulid.Make().String(), Name: name, CreatedAt: now, UpdatedAt: now, Options: options,
 		Image: opts.Rootfs.String(), Status: string(StatusConfigured), Ephemeral: !opts.KeepOnStop,
 	}
 	if row.Ephemeral && !opts.Detach {
@@ -177,7 +181,7 @@ func (r *Runtime) find(ctx context.Context, key string) (*state.Box, error) {
 }
 
 func info(row *state.Box) (BoxInfo, error) {
-	var o BoxOptions
+	var o storedOptions
 	if err := json.Unmarshal(row.Options, &o); err != nil {
 		return BoxInfo{}, wrap(ErrMetadata, err, "options of box %s", row.ID)
 	}
@@ -189,5 +193,6 @@ func info(row *state.Box) (BoxInfo, error) {
 		ID: row.ID, Name: row.Name, Status: BoxStatus(row.Status), Reason: row.Reason,
 		CreatedAt: row.CreatedAt.UTC(), LastUpdated: row.UpdatedAt.UTC(), PID: pid,
 		Image: row.Image, CPUs: o.CPUs, MemoryMiB: o.MemoryMiB, Labels: o.Labels,
+		Command: o.Command, StartedAt: row.StartedAt.UTC(), FinishedAt: row.FinishedAt.UTC(), ExitCode: row.ExitCode,
 	}, nil
 }

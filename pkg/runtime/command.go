@@ -16,6 +16,7 @@ type BoxCommand struct {
 	tty        bool
 	rows, cols int
 	stdin      bool
+	detach     bool
 }
 
 // Command is a program, looked up in the box's PATH unless it has a slash, with
@@ -61,6 +62,10 @@ func (c BoxCommand) WithTTY(rows, cols int) BoxCommand {
 
 // WithStdin connects standard input, or leaves it empty.
 func (c BoxCommand) WithStdin(connect bool) BoxCommand { c.stdin = connect; return c }
+
+// Detached has the command live on when this process ends. Its streams are
+// connected to nothing.
+func (c BoxCommand) Detached() BoxCommand { c.detach = true; return c }
 
 // Args returns program and arguments.
 func (c BoxCommand) Args() []string { return append([]string(nil), c.args...) }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/anthropics/boxlite/pkg/agentapi"
 	"github.com/anthropics/boxlite/pkg/runtime/internal/guest"
+	"github.com/anthropics/boxlite/pkg/runtime/internal/vmm"
 )
 
 // Execution is a command that runs, or ran, in a box. Its methods may be called
@@ -68,8 +69,7 @@ func (b *LiteBox) Run(ctx context.Context, cmd BoxCommand) (*Execution, error) {
 		return nil, b.runError(cmd.args[0], err)
 	}
 	b.times.noteFirst(PhaseStarted)
-	ex := &Execution{box: b, proc: p, stdin: p.Stdin, stdout: p.Stdout, stderr: p.Stderr}
-	return ex, nil
+	return newExecution(b, p), nil
 }
 
 // spec turns a command into what the agent is asked for: the image's settings,
@@ -85,6 +85,9 @@ func (b *LiteBox) spec(cmd BoxCommand, img imageConfig) agentapi.ExecSpec {
 	}
 	if cmd.stdin {
 		s.Streams |= agentapi.WantStdin
+	}
+	if cmd.detach {
+		s.Detach, s.Streams = true, 0
 	}
 	for _, list := range [][]EnvVar{b.opts.Env, cmd.env} {
 		for _, e := range list {
@@ -105,16 +108,9 @@ func first(values ...string) string {
 
 // runError puts the agent's refusal in the terms of the caller.
 func (b *LiteBox) runError(name string, err error) error {
-	code := 125
-	switch {
-	case errors.Is(err, agentapi.ErrNotFound):
-		code = 127
-	case errors.Is(err, agentapi.ErrNotExecutable):
-		code = 126
-	}
 	var refused *agentapi.Error
 	if errors.As(err, &refused) {
-		return &Error{Kind: ErrRun, Op: fmt.Sprintf("run %q in box %s", name, b), Err: &CommandError{Command: name, ExitCode: code, Err: refused}}
+		return &Error{Kind: ErrRun, Op: fmt.Sprintf("run %q in box %s", name, b), Err: &CommandError{Command: name, ExitCode: vmm.RefusedCode(refused), Err: refused}}
 	}
 	return b.lost(err, fmt.Sprintf("run %q in box %s", name, b))
 }
@@ -135,19 +131,20 @@ func (e *Execution) ID() string { return fmt.Sprintf("%016x", e.proc.ID) }
 
 // Stdin takes standard input: once, then nil; nil also when the command has
 // none. Closing it is end of file to the command.
-func (e *Execution) Stdin() io.WriteCloser { return take(e, &e.stdin) }
+func (e *Execution) Stdin() io.WriteCloser { return take(&e.mu, &e.stdin) }
 
 // Stdout takes standard output: once, then nil. It ends when the command and
 // all that inherited it have closed it. A reader that stops reading stops the
 // command's writes.
-func (e *Execution) Stdout() io.Reader { return take(e, &e.stdout) }
+func (e *Execution) Stdout() io.Reader { return take(&e.mu, &e.stdout) }
 
 // Stderr takes standard error, as Stdout; nil with a terminal.
-func (e *Execution) Stderr() io.Reader { return take(e, &e.stderr) }
+func (e *Execution) Stderr() io.Reader { return take(&e.mu, &e.stderr) }
 
-func take[T any](e *Execution, from *T) (got T) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
+// take gives out what can be had once.
+func take[T any](mu *sync.Mutex, from *T) (got T) {
+	mu.Lock()
+	defer mu.Unlock()
 	got, *from = *from, got
 	return got
 }
@@ -187,16 +184,7 @@ func (e *Execution) Wait(ctx context.Context) (ExecResult, error) {
 		}
 		return ExecResult{}, e.box.lost(err, "wait for a command in box "+e.box.String())
 	}
-	r := ExecResult{
-		ExitCode: int(s.Code), Signal: int(s.Signal & 0x7f), TimedOut: s.TimedOut, OOM: s.OOMKilled,
-		Wall: s.Wall, CPU: s.User + s.System, MaxRSS: int64(min(s.MaxRSS, 1<<62)), Peak: int64(min(s.Peak, 1<<62)),
-	}
-	if r.Signal != 0 {
-		r.ExitCode = -r.Signal
-	} else {
-		r.ExitCode &= 0xff // what the guest says is only believed as far as it can be true
-	}
-	return r, nil
+	return resultOf(&s), nil
 }
 
 // Kill ends the command and all its descendants with SIGKILL. One that has ended

@@ -15,9 +15,6 @@ type guestLink struct {
 	image  imageConfig
 }
 
-// connectTimeout bounds the wait for the agent of a box that is known to run.
-const connectTimeout = 30 * time.Second
-
 // currentLink returns the link that is open, if one is.
 func (b *LiteBox) currentLink() *guestLink {
 	b.mu.Lock()
@@ -28,10 +25,14 @@ func (b *LiteBox) currentLink() *guestLink {
 	return b.link
 }
 
-// connect opens a link to the agent of a running box.
+// connect opens a link to the agent of a running box. One that shows no sign of
+// life for as long as a boot may is given up.
 func (b *LiteBox) connect(ctx context.Context) (*guestLink, error) {
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
-	defer cancel()
+	if limit := b.rt.opts.BootStall; limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, limit)
+		defer cancel()
+	}
 	rec, err := readRecord(b.dir())
 	if err != nil {
 		return nil, wrap(ErrMetadata, err, "connect to box %s", b)

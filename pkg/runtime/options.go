@@ -116,6 +116,10 @@ type BoxOptions struct {
 	Rootfs     RootfsSpec // default [DefaultImage]
 	Labels     map[string]string
 
+	// Main is the box's own command, which runs whenever the box does. Default:
+	// none; the box does what Run asks for, until Stop.
+	Main *MainCommand
+
 	// KeepOnStop keeps the box when it stops. Boxes are removed when they stop
 	// unless it is set.
 	KeepOnStop bool
@@ -198,6 +202,11 @@ func (o *BoxOptions) fill() error {
 	}
 	for _, e := range o.Env {
 		if err := e.check(); err != nil {
+			return err
+		}
+	}
+	if o.Main != nil {
+		if err := o.Main.check(); err != nil {
 			return err
 		}
 	}

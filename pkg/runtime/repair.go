@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/anthropics/boxlite/pkg/runtime/internal/state"
 	"github.com/anthropics/boxlite/pkg/runtime/internal/vmm"
@@ -28,13 +29,50 @@ func (r *Runtime) repair(ctx context.Context, row *state.Box) (*state.Box, error
 	if !gone || alive(row) {
 		return row, nil
 	}
-	if row.Ephemeral {
-		if err := r.discard(ctx, row.ID); err != nil {
+	if !row.Ephemeral {
+		return r.stopped(ctx, row.ID, row.PID, row.PIDStart)
+	}
+	err := r.discardOf(ctx, row.ID, row.PID, row.PIDStart)
+	if errors.Is(err, errChanged) { // it was started since this row was read
+		db, err := r.state(ctx)
+		if err != nil {
 			return nil, err
 		}
-		return nil, state.ErrNotFound
+		return db.Find(ctx, row.ID)
 	}
-	return r.stopped(ctx, row.ID, row.PID, row.PIDStart)
+	if err == nil {
+		err = state.ErrNotFound
+	}
+	return nil, err
+}
+
+// errChanged says that a row names another process by now.
+var errChanged = errors.New("the box was started meanwhile")
+
+// discardOf deletes an ephemeral box whose process, named by its row, is gone. It
+// takes the row over first, so that nobody starts the box meanwhile, and whoever
+// finds this process gone half-way goes on. A box that another process has since
+// taken over is errChanged.
+func (r *Runtime) discardOf(ctx context.Context, id string, pid int, start uint64) error {
+	db, err := r.state(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = db.Update(ctx, id, func(row *state.Box) error {
+		if row.PID != pid || row.PIDStart != start {
+			return errChanged
+		}
+		row.Status, row.Reason, row.BootID = string(StatusUnknown), "it is being removed", state.BootID() // not active: the process is no VM
+		row.PID = os.Getpid()
+		row.PIDStart = vmm.StartTime(row.PID)
+		return nil
+	})
+	if errors.Is(err, state.ErrNotFound) || errors.Is(err, errChanged) {
+		return err
+	} else if err != nil {
+		return wrap(ErrDatabase, err, "remove box %s", id)
+	}
+	return r.discard(ctx, id)
 }
 
 // stopped records the end of a VM process, unless a newer one runs by now.
@@ -44,7 +82,8 @@ func (r *Runtime) stopped(ctx context.Context, id string, pid int, start uint64)
 		return nil, err
 	}
 	reason := "the VM process ended without a report (killed, or the host went down)"
-	if rep, err := vmm.ReadReport(r.boxDir(id)); err == nil {
+	ended, rep := time.Now(), (*vmm.Report)(nil)
+	if rep, err = vmm.ReadReport(r.boxDir(id)); err == nil {
 		reason = ""
 		if !rep.Clean() {
 			reason = string(rep.Cause)
@@ -52,10 +91,21 @@ func (r *Runtime) stopped(ctx context.Context, id string, pid int, start uint64)
 				reason += ": " + rep.Detail
 			}
 		}
+		if !rep.Ended.IsZero() {
+			ended = rep.Ended
+		}
 	}
 	return db.Update(ctx, id, func(row *state.Box) error {
-		if row.PID == pid && row.PIDStart == start {
-			row.Status, row.Reason, row.PID, row.PIDStart = string(StatusStopped), reason, 0, 0
+		if row.PID != pid || row.PIDStart != start {
+			return nil
+		}
+		row.Status, row.Reason, row.PID, row.PIDStart = string(StatusStopped), reason, 0, 0
+		if !row.StartedAt.IsZero() && row.FinishedAt.IsZero() {
+			row.FinishedAt = ended
+		}
+		if rep != nil && rep.Main != nil {
+			code := rep.Main.ExitCode()
+			row.ExitCode = &code
 		}
 		return nil
 	})

@@ -24,11 +24,54 @@ const shutdownSlack = 20 * time.Second
 // imageConfig is what an image says about running it.
 type imageConfig = oci.Config
 
-// Start boots the box and returns when its guest takes commands. On a running
-// box it does nothing. The image is pulled when it is not in the store.
-func (b *LiteBox) Start(ctx context.Context) error {
-	_, err := b.start(ctx)
-	return err
+// Start boots the box and returns when its guest takes commands and its main
+// command, if it has one, runs; one that cannot be started is a [*CommandError].
+// On a running box it does nothing. The image is pulled when it is not in the store.
+func (b *LiteBox) Start(ctx context.Context) error { return b.ensure(ctx, bootMain) }
+
+// startWithoutMain boots the box without its main command, for work on its files.
+func (b *LiteBox) startWithoutMain(ctx context.Context) error { return b.ensure(ctx, bootIdle) }
+
+// ensure makes sure that the box runs. mode is only of meaning where it did not.
+func (b *LiteBox) ensure(ctx context.Context, mode bootMode) error {
+	row, err := b.rt.find(ctx, b.id)
+	if err != nil {
+		return err
+	}
+	if !BoxStatus(row.Status).IsRunning() {
+		if err := b.Pull(ctx); err != nil { // before the lock: a pull may take long
+			return err
+		}
+	}
+	// It may be booting: whoever boots it holds the lock until it is ready.
+	lock, err := lockDir(ctx, b.dir())
+	if err != nil {
+		return wrap(ErrStorage, err, "lock box %s", b.id)
+	}
+	defer lock.Close()
+	if row, err = b.rt.find(ctx, b.id); err != nil { // somebody may have been first
+		return err
+	}
+	switch s := BoxStatus(row.Status); {
+	case s.IsRunning():
+		return nil
+	case !s.CanStart():
+		return fail(ErrInvalidState, "box %s is %s and cannot be started now", b, s)
+	}
+	p, err := b.boot(ctx, mode)
+	if err != nil {
+		return err
+	}
+	wait := p.WaitReady
+	if b.opts.Main != nil && mode == bootMain {
+		wait = p.WaitMain
+	}
+	events, err := wait(ctx)
+	if err != nil {
+		return b.bootFailed(p, err)
+	}
+	b.times.noteBoot(events)
+	return nil
 }
 
 // start makes sure that the box runs and returns the link to its guest.
@@ -36,53 +79,43 @@ func (b *LiteBox) start(ctx context.Context) (*guestLink, error) {
 	if l := b.currentLink(); l != nil {
 		return l, nil
 	}
-	row, err := b.rt.find(ctx, b.id)
-	if err != nil {
-		return nil, err
-	}
-	if BoxStatus(row.Status).IsRunning() {
-		if l, err := b.connect(ctx); err == nil {
-			return l, nil
+	if b.opts.Main != nil {
+		// Starting it would run its command again, which nobody asked for.
+		row, err := b.rt.find(ctx, b.id)
+		if err != nil {
+			return nil, err
 		}
-		// It may still be booting: whoever boots it holds the lock until it is ready.
-	} else if err := b.pull(ctx); err != nil { // before the lock: a pull may take long
+		switch s := BoxStatus(row.Status); {
+		case s.IsConfigured():
+			return nil, fail(ErrInvalidState, "box %s runs a command of its own and was not started yet: start it", b)
+		case !s.IsRunning():
+			return nil, fail(ErrInvalidState, "box %s runs a command of its own and is %s: start it", b, s)
+		}
+	} else if err := b.ensure(ctx, bootMain); err != nil {
 		return nil, err
 	}
-	lock, err := lockDir(ctx, b.dir())
-	if err != nil {
-		return nil, wrap(ErrStorage, err, "lock box %s", b.id)
-	}
-	defer lock.Close()
-	if row, err = b.rt.find(ctx, b.id); err != nil { // somebody may have been first
-		return nil, err
-	}
-	switch s := BoxStatus(row.Status); {
-	case s.IsRunning():
-		return b.connect(ctx)
-	case !s.CanStart():
-		return nil, fail(ErrInvalidState, "box %s is %s and cannot be started now", b, s)
-	}
-	p, err := b.boot(ctx)
-	if err != nil {
-		return nil, err
-	}
-	events, err := p.WaitReady(ctx)
-	if err != nil {
-		return nil, b.bootFailed(p, err)
-	}
-	b.times.noteBoot(events)
 	defer b.times.note(PhaseConnected)
-	return b.connect(ctx)
+	l, err := b.connect(ctx)
+	if err != nil && b.opts.Main != nil {
+		if _, serr := b.active(ctx); serr != nil {
+			return nil, serr // it has just stopped
+		}
+	}
+	return l, err
 }
 
 // boot starts the VM process and records it.
-func (b *LiteBox) boot(ctx context.Context) (*vmProcess, error) {
-	cfg, err := b.vmConfig(ctx)
+func (b *LiteBox) boot(ctx context.Context, mode bootMode) (*vmProcess, error) {
+	cfg, argv, err := b.vmConfig(ctx, mode)
+	if err != nil {
+		return nil, err
+	}
+	stored, err := (&storedOptions{b.opts, argv}).marshal()
 	if err != nil {
 		return nil, err
 	}
 	b.times.note(PhaseImage)
-	b.times.first = true
+	b.times.booted()
 	db, err := b.rt.state(ctx)
 	if err != nil {
 		return nil, err
@@ -99,7 +132,14 @@ func (b *LiteBox) boot(ctx context.Context) (*vmProcess, error) {
 	// The row must name the process before anything can depend on it; a VM
 	// whose parent dies before it is ready ends by itself, detached or not.
 	_, err = db.Update(ctx, b.id, func(row *state.Box) error {
+		if !BoxStatus(row.Status).CanStart() {
+			return fail(ErrInvalidState, "box %s is %s and cannot be started now", b, row.Status)
+		}
 		row.Status, row.Reason, row.PID, row.PIDStart, row.BootID = string(StatusRunning), "", proc.PID, proc.Start, state.BootID()
+		if mode != bootIdle {
+			row.Options, row.ExitCode = stored, nil
+			row.StartedAt, row.FinishedAt = time.Now(), time.Time{}
+		}
 		return nil
 	})
 	go p.watch()
@@ -113,12 +153,15 @@ func (b *LiteBox) boot(ctx context.Context) (*vmProcess, error) {
 func (b *LiteBox) bootFailed(p *vmProcess, err error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownSlack)
 	defer cancel()
-	if kerr := vmm.End(ctx, p.PID, p.Start, 0); kerr != nil {
+	if kerr := vmm.Kill(ctx, p.PID, p.Start); kerr != nil {
 		err = errors.Join(err, kerr)
 	}
 	select {
 	case <-p.settled:
 	case <-ctx.Done():
+	}
+	if rerr := b.refused(err); rerr != nil {
+		return rerr
 	}
 	if why := unusable(err); why != "" {
 		return fail(ErrUnsupportedEngine, "start box %s: this host cannot run boxes: %s", b, why)
@@ -145,32 +188,41 @@ func unusable(err error) string {
 	return machine.Unusable(ctx)
 }
 
-// vmConfig gathers all that the VM process needs, making what is missing.
-func (b *LiteBox) vmConfig(ctx context.Context) (*vmm.Config, error) {
+// vmConfig gathers all that the VM process needs, making what is missing. argv is
+// the main command.
+func (b *LiteBox) vmConfig(ctx context.Context, mode bootMode) (cfg *vmm.Config, argv []string, err error) {
 	rt := b.rt
 	kernel, err := assets.Kernel.Find(rt.opts.Kernel, rt.opts.HomeDir)
 	if err != nil {
-		return nil, wrap(ErrConfig, err, "start box %s", b)
+		return nil, nil, wrap(ErrConfig, err, "start box %s", b)
 	}
 	initrd, err := assets.Initramfs.Find(rt.opts.Initramfs, rt.opts.HomeDir)
 	if err != nil {
-		return nil, wrap(ErrConfig, err, "start box %s", b)
+		return nil, nil, wrap(ErrConfig, err, "start box %s", b)
 	}
 	rec, err := b.image(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	main, err := b.vmmMain(rec, mode)
+	if err != nil {
+		return nil, nil, err
+	}
+	if main != nil {
+		argv = main.Spec.Args
 	}
 	if err := disk.Create(b.diskPath(), b.opts.DiskSizeGB); err != nil && !errors.Is(err, os.ErrExist) {
-		return nil, wrap(ErrStorage, err, "disk of box %s", b)
+		return nil, nil, wrap(ErrStorage, err, "disk of box %s", b)
 	}
 	return &vmm.Config{
 		BoxID: b.id, Dir: b.dir(), CPUs: b.opts.CPUs, MemoryMiB: b.opts.MemoryMiB,
 		Kernel: kernel, Initrd: initrd, Cmdline: kernelCmdline,
 		Rootfs: rec.Parts, Disk: b.diskPath(),
 		Setup:  b.guestSetup(),
+		Main:   main,
 		Detach: b.opts.Detach, Ephemeral: !b.opts.KeepOnStop,
 		Stall: max(rt.opts.BootStall, 0), Grace: rt.opts.StopGrace,
-	}, nil
+	}, argv, nil
 }
 
 // guestSetup is what the guest's agent is told before it mounts the root.
@@ -230,9 +282,9 @@ func (rec *bootRecord) usable() bool {
 	return len(rec.Parts) > 0
 }
 
-// pull makes sure that the box's root filesystem is in the store. A box that was
-// started before has all it needs.
-func (b *LiteBox) pull(ctx context.Context) error {
+// Pull makes sure that the box's image is in the store, as Start does. A box that
+// was started before has all it needs.
+func (b *LiteBox) Pull(ctx context.Context) error {
 	if rec, err := readRecord(b.dir()); err == nil && rec.usable() {
 		return nil
 	}
@@ -266,32 +318,6 @@ func (s RootfsSpec) reference() (string, error) {
 		return "oci:" + s.Path, nil
 	}
 	return "dir:" + s.Path, nil
-}
-
-// MainCommand is what the box's image runs by default: its entrypoint with args,
-// or with the image's own arguments when there are none. The image is pulled if
-// need be.
-func (b *LiteBox) MainCommand(ctx context.Context, args ...string) (BoxCommand, error) {
-	if err := b.pull(ctx); err != nil {
-		return BoxCommand{}, err
-	}
-	lock, err := lockDir(ctx, b.dir())
-	if err != nil {
-		return BoxCommand{}, wrap(ErrStorage, err, "lock box %s", b)
-	}
-	rec, err := b.image(ctx)
-	lock.Close()
-	if err != nil {
-		return BoxCommand{}, err
-	}
-	if len(args) == 0 {
-		args = rec.Config.Cmd
-	}
-	argv := append(append([]string(nil), rec.Config.Entrypoint...), args...)
-	if len(argv) == 0 {
-		return BoxCommand{}, fail(ErrInvalidArgument, "image %s has no command of its own: give one", b.opts.Rootfs)
-	}
-	return Command(argv[0], argv[1:]...), nil
 }
 
 // kernelCmdline is what our kernel boots fastest with; kernel/README.md says what

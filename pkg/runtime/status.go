@@ -60,4 +60,11 @@ type BoxInfo struct {
 	CPUs        int
 	MemoryMiB   int
 	Labels      map[string]string
+
+	Command    []string  // the main command, with what the image adds as soon as it has been started
+	StartedAt  time.Time // of the last start; zero for never
+	FinishedAt time.Time // of the stop that followed; zero while it runs
+	// ExitCode is how the main command ended: its exit code, or minus the number
+	// of the signal. It is nil while it has not, and where nobody knows.
+	ExitCode *int
 }

@@ -51,6 +51,13 @@ func (t *timings) noteFirst(phase string) {
 	}
 }
 
+// booted has the next command count as the first one.
+func (t *timings) booted() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.first = true
+}
+
 func (t *timings) noteAt(phase string, at int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -222,7 +222,7 @@ func (c *child) watchProgress(ctx context.Context, ready <-chan struct{}) {
 // report puts together how the VM ended.
 func (c *child) report(o machine.Outcome) *Report {
 	c.mu.Lock()
-	r := &Report{Stage: c.stage, Cause: c.cause, Registers: o.Registers}
+	r := &Report{Stage: c.stage, Cause: c.cause, Ended: time.Now(), Registers: o.Registers}
 	why := c.why
 	c.mu.Unlock()
 	if c.console != nil {

@@ -91,6 +91,7 @@ type Event struct {
 type Report struct {
 	Stage     Stage             // reached before the end
 	Cause     Cause             // why it ended
+	Ended     time.Time         `json:",omitzero"`
 	Detail    string            `json:",omitempty"` // one line
 	Hint      string            `json:",omitempty"` // what to do about it
 	Exits     map[string]uint64 `json:",omitempty"` // returns to the VMM by reason
