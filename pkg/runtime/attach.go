@@ -163,14 +163,16 @@ func (b *LiteBox) Wait(ctx context.Context) (ExecResult, error) {
 	case s.IsConfigured():
 		return ExecResult{}, fail(ErrInvalidState, "box %s was never started: there is nothing to wait for", b)
 	case s.IsActive():
-		if b.opts.Main != nil {
+		if b.opts.Main != nil && !b.owns(row.PID) {
 			// The row of a box that is removed when it stops will not tell.
 			if main, err = b.watchMain(ctx); err != nil {
 				return ExecResult{}, err
 			}
 		}
-		if err := vmm.Wait(ctx, row.PID, row.PIDStart); err != nil {
-			return ExecResult{}, wrap(ErrEngine, err, "wait for box %s", b)
+		if !b.owns(row.PID) {
+			if err := vmm.Wait(ctx, row.PID, row.PIDStart); err != nil {
+				return ExecResult{}, wrap(ErrEngine, err, "wait for box %s", b)
+			}
 		}
 		if err := b.settle(ctx, row); err != nil {
 			return ExecResult{}, err
@@ -190,6 +192,14 @@ func (b *LiteBox) Wait(ctx context.Context) (ExecResult, error) {
 		return ExecResult{ExitCode: main.ExitCode()}, nil
 	}
 	return resultOf(&main.Status), nil
+}
+
+// owns reports whether this runtime started the VM, and so gets its report.
+func (b *LiteBox) owns(pid int) bool {
+	b.rt.mu.Lock()
+	defer b.rt.mu.Unlock()
+	p := b.rt.procs[b.id]
+	return p != nil && p.PID == pid
 }
 
 // watchMain waits for the end of the main command; nil when that did not come in

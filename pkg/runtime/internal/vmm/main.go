@@ -205,6 +205,10 @@ func (s *supervisor) outcome() *MainResult {
 	return s.result
 }
 
+// takesInput reports whether clients may write to the command, which has a
+// terminal's input in any case.
+func (s *supervisor) takesInput() bool { return s.spec.Streams&agentapi.WantStdin != 0 }
+
 // stdin passes a client's input on; without any it is the end. It blocks while
 // the command does not read.
 func (s *supervisor) stdin(p []byte) {
@@ -216,7 +220,7 @@ func (s *supervisor) stdin(p []byte) {
 	s.mu.Lock()
 	cmd := s.cmd
 	s.mu.Unlock()
-	if cmd == nil || cmd.stdin == nil {
+	if cmd == nil || cmd.stdin == nil || !s.takesInput() {
 		return
 	}
 	s.stdinMu.Lock()

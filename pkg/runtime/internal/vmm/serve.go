@@ -115,7 +115,7 @@ func attach(ctx context.Context, conn *net.UnixConn, b box, q *AttachRequest) er
 // greet brings a client up to date and unlocks its writing.
 func (s *supervisor) greet(ctx context.Context, c *attached, q *AttachRequest, missed []byte) error {
 	defer c.writing.Unlock()
-	r := response{TTY: s.spec.TTY, Stdin: s.spec.TTY || s.spec.Streams&agentapi.WantStdin != 0}
+	r := response{TTY: s.spec.TTY, Stdin: s.takesInput()}
 	if q.Start {
 		if q.Rows != 0 || q.Cols != 0 {
 			s.mu.Lock()

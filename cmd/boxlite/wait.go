@@ -1,0 +1,35 @@
+package main
+
+import (
+	"strconv"
+
+	"github.com/anthropics/boxlite/pkg/runtime"
+	"github.com/spf13/cobra"
+)
+
+func waitCommand(g *globalOptions) *cobra.Command {
+	return &cobra.Command{
+		Use:   "wait BOX...",
+		Short: "Wait until boxes have stopped",
+		Long: `Waits for one box after the other and prints the exit code of each one's
+command: 128+n when signal n ended it. A box that has stopped before is not
+waited for.`,
+		Example: `  boxlite wait $(boxlite run -d alpine sleep 10)`,
+		Args:    cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return onRuntime(g, func(rt *runtime.Runtime) error {
+				return onEach(cmd.Context(), rt, args, func(b *runtime.LiteBox) (string, error) {
+					r, err := b.Wait(cmd.Context())
+					if err != nil {
+						return "", err
+					}
+					code := r.ShellCode()
+					if code < 0 { // of an earlier run, of which only the code is known
+						code = 128 - code
+					}
+					return strconv.Itoa(code), nil
+				})
+			})
+		},
+	}
+}
