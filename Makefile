@@ -71,6 +71,7 @@ test-kvm: build images examples ## tests that need a guest, on this host's KVM o
 	testdata/tools/test-kvm
 
 test-all: test ## the above and what takes longer
+	BOXLITE_SOAK=200 RIG_TIMEOUT=7200 testdata/tools/test-kvm -timeout 3h
 	testdata/tools/fuzz 60s
 
 bench: build images ## boot and exec figures in virtual milliseconds, for benchstat
