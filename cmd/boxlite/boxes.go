@@ -35,7 +35,7 @@ func listCommand(g *globalOptions) *cobra.Command {
 				return nil
 			}
 			return list(os.Stdout, f, boxes, []string{"ID", "NAME", "IMAGE", "STATUS", "CREATED"}, func(b runtime.BoxInfo) []string {
-				return []string{b.ID, b.Name, b.Image, string(b.Status), age(b.CreatedAt)}
+				return []string{string(b.ID), b.Name, b.Image, string(b.Status), age(b.CreatedAt)}
 			})
 		},
 	}

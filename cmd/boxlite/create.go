@@ -31,7 +31,7 @@ boxlite start starts it.`,
 					return interrupted(boot, err)
 				}
 				if err := box.Pull(boot); err != nil {
-					return errors.Join(interrupted(boot, err), rt.Remove(cmd.Context(), box.ID(), true))
+					return errors.Join(interrupted(boot, err), rt.Remove(cmd.Context(), string(box.ID()), true))
 				}
 				fmt.Println(box.ID())
 				return nil

@@ -85,7 +85,7 @@ func run(ctx context.Context, g *globalOptions, o *runOptions, opts runtime.BoxO
 	var ran bool
 	defer func() {
 		if !ran { // a box that never ran its command is of no use to anybody
-			if rerr := rt.Remove(ctx, box.ID(), true); !errors.Is(rerr, runtime.ErrNotFound) {
+			if rerr := rt.Remove(ctx, string(box.ID()), true); !errors.Is(rerr, runtime.ErrNotFound) {
 				err = errors.Join(err, rerr)
 			}
 		}

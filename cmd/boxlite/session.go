@@ -96,7 +96,7 @@ func stream(ctx context.Context, s session, o streamOptions) (runtime.ExecResult
 
 // sayLeft tells a user who typed the detach keys that it worked.
 func sayLeft(b *runtime.LiteBox) error {
-	fmt.Fprintf(os.Stderr, "\nboxlite: box %s runs on\n", orElse(b.Name(), b.ID()))
+	fmt.Fprintf(os.Stderr, "\nboxlite: box %s runs on\n", orElse(b.Name(), string(b.ID())))
 	return nil
 }
 

@@ -67,6 +67,9 @@ func (b *LiteBox) Attach(ctx context.Context, o AttachOptions) (*Attachment, err
 		return nil, b.attachError(ctx, err, op, o.Start)
 	}
 	b.times.noteFirst(PhaseStarted)
+	if o.Start {
+		b.countRun(nil)
+	}
 	at := &Attachment{box: b, a: a, stdout: a.Stdout}
 	if a.Stderr != nil {
 		at.stderr = a.Stderr
@@ -156,7 +159,7 @@ func (a *Attachment) Detach() error { return a.a.Close() }
 // killed, the error is ErrEngine.
 func (b *LiteBox) Wait(ctx context.Context) (ExecResult, error) {
 	defer b.times.note(PhaseStopped)
-	row, err := b.rt.find(ctx, b.id)
+	row, err := b.rt.find(ctx, string(b.id))
 	if err != nil {
 		return ExecResult{}, err
 	}
@@ -181,7 +184,7 @@ func (b *LiteBox) Wait(ctx context.Context) (ExecResult, error) {
 	code := 0
 	if main != nil {
 		code = main.ExitCode()
-	} else if row, err = b.rt.find(ctx, b.id); err == nil && row.ExitCode != nil {
+	} else if row, err = b.rt.find(ctx, string(b.id)); err == nil && row.ExitCode != nil {
 		code = *row.ExitCode // of a run before the last, which was without the command
 	} else {
 		return ExecResult{}, fail(ErrEngine, "box %s: how its command ended is not known: its VM was killed, or failed", b)

@@ -16,25 +16,26 @@ import (
 // several handles and processes may hold one box.
 type LiteBox struct {
 	rt   *Runtime
-	id   string
+	id   BoxID
 	name string
 	opts BoxOptions
 
 	times timings
+	usage usageMeter
 
 	mu     sync.Mutex
 	link   *guestLink  // to the guest of the current boot
 	report *vmm.Report // of the last VM that this handle's runtime started
 }
 
-// ID is the box's ULID.
-func (b *LiteBox) ID() string { return b.id }
+// ID is the box's id.
+func (b *LiteBox) ID() BoxID { return b.id }
 
 // Name is the box's name, empty for none.
 func (b *LiteBox) Name() string { return b.name }
 
 // Info returns what is known of the box, without starting it.
-func (b *LiteBox) Info(ctx context.Context) (BoxInfo, error) { return b.rt.GetInfo(ctx, b.id) }
+func (b *LiteBox) Info(ctx context.Context) (BoxInfo, error) { return b.rt.GetInfo(ctx, string(b.id)) }
 
 func (b *LiteBox) dir() string { return b.rt.boxDir(b.id) }
 
@@ -67,11 +68,11 @@ func (p *vmProcess) watch() {
 	r.mu.Unlock()
 	var err error
 	if b.opts.KeepOnStop {
-		_, err = r.stopped(ctx, b.id, p.PID, p.Start)
+		_, err = r.stopped(ctx, string(b.id), p.PID, p.Start)
 	} else {
-		err = r.discardOf(ctx, b.id, p.PID, p.Start)
+		err = r.discardOf(ctx, string(b.id), p.PID, p.Start)
 	}
-	if err != nil && !errors.Is(err, state.ErrNotFound) {
+	if err != nil && !errors.Is(err, state.ErrNotFound) && !r.isClosed() { // whoever looks next finds out by itself
 		r.opts.Log.Warn("record the end of a box", "box", b.id, "error", err)
 	}
 }
@@ -100,7 +101,7 @@ func (b *LiteBox) kill(ctx context.Context) error {
 }
 
 func (b *LiteBox) end(ctx context.Context, stop func(*state.Box) error) error {
-	row, err := b.rt.find(ctx, b.id)
+	row, err := b.rt.find(ctx, string(b.id))
 	if errors.Is(err, ErrNotFound) {
 		return nil // it was removed when it stopped
 	} else if err != nil {
@@ -108,7 +109,7 @@ func (b *LiteBox) end(ctx context.Context, stop func(*state.Box) error) error {
 	}
 	if !BoxStatus(row.Status).IsActive() {
 		if row.Ephemeral {
-			err := b.rt.discardOf(ctx, b.id, row.PID, row.PIDStart)
+			err := b.rt.discardOf(ctx, string(b.id), row.PID, row.PIDStart)
 			switch {
 			case errors.Is(err, state.ErrNotFound):
 				return nil
@@ -123,7 +124,7 @@ func (b *LiteBox) end(ctx context.Context, stop func(*state.Box) error) error {
 	if err != nil {
 		return err
 	}
-	if _, err := db.Update(ctx, b.id, func(r *state.Box) error {
+	if _, err := db.Update(ctx, string(b.id), func(r *state.Box) error {
 		if r.PID == row.PID && r.Status == string(StatusRunning) {
 			r.Status = string(StatusStopping)
 		}
@@ -150,7 +151,7 @@ func (b *LiteBox) settle(ctx context.Context, row *state.Box) error {
 		}
 	}
 	b.dropLink()
-	if _, err := b.rt.find(ctx, b.id); err != nil && !errors.Is(err, ErrNotFound) {
+	if _, err := b.rt.find(ctx, string(b.id)); err != nil && !errors.Is(err, ErrNotFound) {
 		return err
 	}
 	if err := b.rt.sweep(ctx); err != nil { // what is the matter with other boxes is not this one's
@@ -163,7 +164,7 @@ func (b *LiteBox) String() string {
 	if b.name != "" {
 		return fmt.Sprintf("%s (%s)", b.name, b.id)
 	}
-	return b.id
+	return string(b.id)
 }
 
 // diskPath is the box's writable disk.

@@ -9,7 +9,6 @@ import (
 
 	"github.com/anthropics/boxlite/pkg/runtime/internal/state"
 	"github.com/anthropics/boxlite/pkg/runtime/internal/vmm"
-	"github.com/oklog/ulid/v2"
 )
 
 // Create makes a box, which costs nothing until it is started: no image is
@@ -37,7 +36,7 @@ func (r *Runtime) Create(ctx context.Context, opts BoxOptions, name string) (*Li
 	}
 	now := time.Now()
 	row := &state.Box{
-		ID: ulid.Make().String(), Name: name, CreatedAt: now, UpdatedAt: now, Options: options,
+		ID: string(NewBoxID()), ContainerID: string(NewContainerID()), Name: name, CreatedAt: now, UpdatedAt: now, Options: options,
 		Image: opts.Rootfs.String(), Status: string(StatusConfigured), Ephemeral: !opts.KeepOnStop,
 	}
 	if row.Ephemeral && !opts.Detach {
@@ -49,7 +48,7 @@ func (r *Runtime) Create(ctx context.Context, opts BoxOptions, name string) (*Li
 	} else if err != nil {
 		return nil, wrap(ErrDatabase, err, "create a box")
 	}
-	b := &LiteBox{rt: r, id: row.ID, name: name, opts: opts}
+	b := &LiteBox{rt: r, id: BoxID(row.ID), name: name, opts: opts}
 	b.times.note(PhaseCreated)
 	return b, nil
 }
@@ -64,7 +63,7 @@ func (r *Runtime) Get(ctx context.Context, key string) (*LiteBox, error) {
 }
 
 func (r *Runtime) open(row *state.Box) (*LiteBox, error) {
-	b := &LiteBox{rt: r, id: row.ID, name: row.Name}
+	b := &LiteBox{rt: r, id: BoxID(row.ID), name: row.Name}
 	if err := json.Unmarshal(row.Options, &b.opts); err != nil {
 		return nil, wrap(ErrMetadata, err, "options of box %s", row.ID)
 	}
@@ -134,13 +133,13 @@ func (r *Runtime) Remove(ctx context.Context, key string, force bool) error {
 			return err
 		}
 	}
-	lock, err := lockDir(ctx, r.boxDir(row.ID)) // nobody may be starting it
+	lock, err := lockDir(ctx, r.boxDir(BoxID(row.ID))) // nobody may be starting it
 	if err != nil {
 		return wrap(ErrStorage, err, "lock box %s", row.ID)
 	}
 	defer lock.Close()
 	if now, err := r.find(ctx, row.ID); errors.Is(err, ErrNotFound) {
-		return wrap(ErrStorage, os.RemoveAll(r.boxDir(row.ID)), "remove box %s", row.ID) // gone when it stopped
+		return wrap(ErrStorage, os.RemoveAll(r.boxDir(BoxID(row.ID))), "remove box %s", row.ID) // gone when it stopped
 	} else if err != nil {
 		return err
 	} else if BoxStatus(now.Status).IsActive() {
@@ -152,7 +151,7 @@ func (r *Runtime) Remove(ctx context.Context, key string, force bool) error {
 // discard deletes row and folder. The row goes last, so that a crash in between
 // leaves something that can be removed again.
 func (r *Runtime) discard(ctx context.Context, id string) error {
-	if err := os.RemoveAll(r.boxDir(id)); err != nil {
+	if err := os.RemoveAll(r.boxDir(BoxID(id))); err != nil {
 		return wrap(ErrStorage, err, "remove box %s", id)
 	}
 	db, err := r.state(ctx)
@@ -190,7 +189,7 @@ func info(row *state.Box) (BoxInfo, error) {
 		pid = row.PID
 	}
 	return BoxInfo{
-		ID: row.ID, Name: row.Name, Status: BoxStatus(row.Status), Reason: row.Reason,
+		ID: BoxID(row.ID), Name: row.Name, Status: BoxStatus(row.Status), Reason: row.Reason,
 		CreatedAt: row.CreatedAt.UTC(), LastUpdated: row.UpdatedAt.UTC(), PID: pid,
 		Image: row.Image, CPUs: o.CPUs, MemoryMiB: o.MemoryMiB, Labels: o.Labels,
 		Command: o.Command, StartedAt: row.StartedAt.UTC(), FinishedAt: row.FinishedAt.UTC(), ExitCode: row.ExitCode,

@@ -5,12 +5,17 @@ import (
 	"sync/atomic"
 
 	"github.com/anthropics/boxlite/pkg/runtime/internal/guest"
+	"github.com/anthropics/boxlite/pkg/runtime/internal/state"
 )
 
 // newExecution takes over a process. Its connections are closed when it has ended
 // and both outputs are read to their end, so that nobody has to.
 func newExecution(b *LiteBox, p *guest.Process) *Execution {
-	e := &Execution{box: b, proc: p, stdin: p.Stdin}
+	e := &Execution{box: b, proc: p}
+	if p.Stdin != nil {
+		e.stdin = &countedInput{p.Stdin, func(n int64) { b.rt.counter.add(b.id, state.CounterSent, n) }}
+	}
+	received := func(n int64) { b.rt.counter.add(b.id, state.CounterReceived, n) }
 	pending := new(atomic.Int32) // what has to be over before
 	over := func() {
 		if pending.Add(-1) == 0 {
@@ -20,11 +25,11 @@ func newExecution(b *LiteBox, p *guest.Process) *Execution {
 	pending.Store(1)
 	if p.Stdout != nil {
 		pending.Add(1)
-		e.stdout = &execOutput{from: p.Stdout, over: over}
+		e.stdout = &execOutput{from: p.Stdout, over: over, count: received}
 	}
 	if p.Stderr != nil {
 		pending.Add(1)
-		e.stderr = &execOutput{from: p.Stderr, over: over}
+		e.stderr = &execOutput{from: p.Stderr, over: over, count: received}
 	}
 	go func() {
 		<-p.Done()
@@ -37,7 +42,9 @@ func newExecution(b *LiteBox, p *guest.Process) *Execution {
 type execOutput struct {
 	from io.Reader
 	over func() // called once, at the end
-	done atomic.Bool
+	// count is told of the bytes that were read.
+	count func(n int64)
+	done  atomic.Bool
 }
 
 func (o *execOutput) end() {
@@ -49,6 +56,9 @@ func (o *execOutput) end() {
 // Read implements [io.Reader].
 func (o *execOutput) Read(p []byte) (int, error) {
 	n, err := o.from.Read(p)
+	if n > 0 {
+		o.count(int64(n))
+	}
 	if err != nil {
 		o.end()
 	}
@@ -59,6 +69,9 @@ func (o *execOutput) Read(p []byte) (int, error) {
 // moves the bytes.
 func (o *execOutput) WriteTo(w io.Writer) (int64, error) {
 	n, err := io.Copy(w, o.from)
+	if n > 0 {
+		o.count(n)
+	}
 	if err == nil {
 		o.end()
 	}

@@ -65,6 +65,7 @@ func (b *LiteBox) Run(ctx context.Context, cmd BoxCommand) (*Execution, error) {
 		return nil, err
 	}
 	p, err := link.client.Exec(ctx, b.spec(cmd, link.image))
+	b.countRun(err)
 	if err != nil {
 		return nil, b.runError(cmd.args[0], err)
 	}

@@ -61,7 +61,7 @@ func sharedHome(t testing.TB) string {
 }
 
 func TestMain(m *testing.M) {
-	for env, program := range map[string]func(string) error{soakEnv: soakWork, vanishEnv: vanish} {
+	for env, program := range map[string]func(string) error{soakEnv: soakWork, vanishEnv: vanish, stressEnv: stress} {
 		if arg := os.Getenv(env); arg != "" {
 			if err := program(arg); err != nil {
 				fmt.Fprintln(os.Stderr, err)
@@ -369,10 +369,10 @@ func TestGuestCancelled(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	require.NoError(t, rt.Remove(testContext(t), box.ID(), true))
+	require.NoError(t, rt.Remove(testContext(t), string(box.ID()), true))
 	all, err := rt.ListInfo(testContext(t))
 	require.NoError(t, err)
 	for _, i := range all {
-		require.NoError(t, rt.Remove(testContext(t), i.ID, true))
+		require.NoError(t, rt.Remove(testContext(t), string(i.ID), true))
 	}
 }

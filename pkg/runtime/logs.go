@@ -50,7 +50,7 @@ func (e LogEntry) Bytes() []byte {
 // iteration.
 func (b *LiteBox) Logs(ctx context.Context, o LogOptions) iter.Seq2[LogEntry, error] {
 	return func(yield func(LogEntry, error) bool) {
-		if _, err := b.rt.find(ctx, b.id); err != nil {
+		if _, err := b.rt.find(ctx, string(b.id)); err != nil {
 			yield(LogEntry{}, err)
 			return
 		}
@@ -84,7 +84,7 @@ func (b *LiteBox) followed(ctx context.Context) func() bool {
 		if !runs || time.Since(asked) < followEvery {
 			return runs
 		}
-		row, err := b.rt.find(ctx, b.id)
+		row, err := b.rt.find(ctx, string(b.id))
 		switch {
 		case ctx.Err() != nil: // Read ends by itself
 		case err != nil:
@@ -100,7 +100,7 @@ func (b *LiteBox) followed(ctx context.Context) func() bool {
 // ConsoleLog returns the last of what the box's kernel and init printed, up to a
 // MiB, with all that could steer a terminal made visible.
 func (b *LiteBox) ConsoleLog(ctx context.Context) (string, error) {
-	if _, err := b.rt.find(ctx, b.id); err != nil {
+	if _, err := b.rt.find(ctx, string(b.id)); err != nil {
 		return "", err
 	}
 	var text []byte

@@ -34,7 +34,7 @@ func mainBox(t testing.TB, rt *Runtime, name, script string, change ...func(*Box
 	box, err := rt.Create(testContext(t), opts, name)
 	require.NoError(t, err)
 	t.Cleanup(func() {
-		if err := rt.Remove(context.Background(), box.ID(), true); err != nil && opts.KeepOnStop {
+		if err := rt.Remove(context.Background(), string(box.ID()), true); err != nil && opts.KeepOnStop {
 			t.Error(err)
 		}
 	})

@@ -137,7 +137,7 @@ func (b *LiteBox) mainRuns(ctx context.Context) error {
 
 // active finds the row of a box that must have a VM.
 func (b *LiteBox) active(ctx context.Context) (*state.Box, error) {
-	row, err := b.rt.find(ctx, b.id)
+	row, err := b.rt.find(ctx, string(b.id))
 	if err != nil {
 		return nil, err
 	}

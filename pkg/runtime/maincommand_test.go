@@ -85,14 +85,14 @@ func TestDiscardOf(t *testing.T) {
 	require.NoError(t, err)
 	row, err := db.Find(ctx, "short")
 	require.NoError(t, err)
-	require.ErrorIs(t, rt.discardOf(ctx, box.ID(), row.PID, row.PIDStart+1), errChanged)
+	require.ErrorIs(t, rt.discardOf(ctx, string(box.ID()), row.PID, row.PIDStart+1), errChanged)
 	stale := *row
 	stale.PIDStart++ // read before another process took the box over
 	kept, err := rt.repair(ctx, &stale)
 	require.NoError(t, err)
 	require.Equal(t, row.PIDStart, kept.PIDStart)
 
-	dead, err := db.Update(ctx, box.ID(), func(r *state.Box) error { r.PIDStart = 1; return nil })
+	dead, err := db.Update(ctx, string(box.ID()), func(r *state.Box) error { r.PIDStart = 1; return nil })
 	require.NoError(t, err)
 	_, err = rt.repair(ctx, dead)
 	require.ErrorIs(t, err, state.ErrNotFound)
@@ -112,7 +112,7 @@ func TestStoppedRecord(t *testing.T) {
 	require.NoError(t, err)
 	db, err := rt.state(ctx)
 	require.NoError(t, err)
-	_, err = db.Update(ctx, box.ID(), func(r *state.Box) error {
+	_, err = db.Update(ctx, string(box.ID()), func(r *state.Box) error {
 		r.Status, r.PID, r.PIDStart, r.BootID, r.StartedAt = string(StatusRunning), 1, 1, "another boot", time.Now()
 		return nil
 	})

@@ -83,7 +83,7 @@ func (r *Runtime) stopped(ctx context.Context, id string, pid int, start uint64)
 	}
 	reason := "the VM process ended without a report (killed, or the host went down)"
 	ended, rep := time.Now(), (*vmm.Report)(nil)
-	if rep, err = vmm.ReadReport(r.boxDir(id)); err == nil {
+	if rep, err = vmm.ReadReport(r.boxDir(BoxID(id))); err == nil {
 		reason = ""
 		if !rep.Clean() {
 			reason = string(rep.Cause)
@@ -137,8 +137,8 @@ func (r *Runtime) sweep(ctx context.Context) error {
 	}
 	for _, e := range entries {
 		// A disk is never removed on the word of a missing row: the state itself may be lost.
-		if _, err := os.Stat(filepath.Join(r.boxDir(e.Name()), diskName)); !known[e.Name()] && errors.Is(err, os.ErrNotExist) {
-			errs = append(errs, wrap(ErrStorage, os.RemoveAll(r.boxDir(e.Name())), "remove left-over box %s", e.Name()))
+		if _, err := os.Stat(filepath.Join(r.boxDir(BoxID(e.Name())), diskName)); !known[e.Name()] && errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, wrap(ErrStorage, os.RemoveAll(r.boxDir(BoxID(e.Name()))), "remove left-over box %s", e.Name()))
 		}
 	}
 	return errors.Join(errs...)

@@ -26,11 +26,14 @@ import (
 
 // Runtime creates and finds the boxes of one home directory.
 type Runtime struct {
-	opts  Options
-	mu    sync.Mutex
-	db    *state.DB // opened when first needed
-	store *oci.Store
-	procs map[string]*vmProcess // VM processes this runtime started, by box id
+	opts    Options
+	counter counter
+
+	mu     sync.Mutex
+	closed bool
+	db     *state.DB // opened when first needed
+	store  *oci.Store
+	procs  map[BoxID]*vmProcess // VM processes this runtime started
 }
 
 // New opens a home directory, creating it if need be.
@@ -49,7 +52,9 @@ func New(opts Options) (*Runtime, error) {
 	} else {
 		f.Close()
 	}
-	return &Runtime{opts: opts, procs: make(map[string]*vmProcess)}, nil
+	r := &Runtime{opts: opts, procs: make(map[BoxID]*vmProcess)}
+	r.counter.rt = r
+	return r, nil
 }
 
 // NewWithDefaults is New with the zero Options.
@@ -58,24 +63,38 @@ func NewWithDefaults() (*Runtime, error) { return New(Options{}) }
 // HomeDir is the absolute path of the home directory.
 func (r *Runtime) HomeDir() string { return r.opts.HomeDir }
 
-// Close stops the boxes that this runtime started and that are not detached,
-// and closes the state. A program that ends without Close loses nothing: its
-// boxes notice and stop by themselves.
-func (r *Runtime) Close() error {
+// Close is [Runtime.Shutdown] without a limit of time.
+func (r *Runtime) Close() error { return r.Shutdown(context.Background()) }
+
+// Shutdown stops the boxes that this runtime started and that are not detached,
+// all at once, and closes the state. When ctx ends first, those left are killed.
+// Whatever is called on the runtime or its boxes afterwards is ErrInvalidState;
+// a second Shutdown does nothing. A program that ends without it loses nothing:
+// its boxes notice and stop by themselves.
+func (r *Runtime) Shutdown(ctx context.Context) error {
 	r.mu.Lock()
-	var boxes []*vmProcess
+	var mine, detached []*vmProcess
 	for _, p := range r.procs {
-		if !p.detached {
-			boxes = append(boxes, p)
+		if p.detached {
+			detached = append(detached, p)
+		} else {
+			mine = append(mine, p)
 		}
 	}
 	r.mu.Unlock()
-	var errs []error
-	for _, p := range boxes {
-		errs = append(errs, p.box.Stop(context.Background()))
+	errs := make([]error, len(mine))
+	var stops sync.WaitGroup
+	for i, p := range mine {
+		stops.Go(func() { errs[i] = p.shutdown(ctx) })
 	}
+	stops.Wait()
+	for _, p := range detached {
+		p.forget()
+	}
+	r.counter.flush(context.WithoutCancel(ctx))
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.closed = true
 	if r.db != nil {
 		errs = append(errs, wrap(ErrDatabase, r.db.Close(), "close the state"))
 		r.db = nil
@@ -83,10 +102,42 @@ func (r *Runtime) Close() error {
 	return errors.Join(errs...)
 }
 
+// shutdown stops a box, by force when there is no more time.
+func (p *vmProcess) shutdown(ctx context.Context) error {
+	err := p.box.Stop(ctx)
+	if err != nil && ctx.Err() != nil {
+		return p.box.kill(context.WithoutCancel(ctx))
+	}
+	return err
+}
+
+// forget ends the watch over a box that outlives this runtime. Whoever looks next
+// finds out what became of it.
+func (p *vmProcess) forget() {
+	p.box.dropLink()
+	select {
+	case <-p.Done():
+		<-p.settled // it is ending: let the state know
+	default:
+	}
+}
+
+func (r *Runtime) isClosed() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.closed
+}
+
+// errClosed is what a runtime says after Shutdown.
+func errClosed() error { return fail(ErrInvalidState, "the runtime was shut down: make a new one") }
+
 // state opens the database on first use: commands that need none do not pay for it.
 func (r *Runtime) state(ctx context.Context) (*state.DB, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.closed {
+		return nil, errClosed()
+	}
 	if r.db == nil {
 		db, err := state.Open(ctx, filepath.Join(r.opts.HomeDir, "boxlite.db"))
 		if err != nil {
@@ -101,6 +152,9 @@ func (r *Runtime) state(ctx context.Context) (*state.DB, error) {
 func (r *Runtime) Images() (*oci.Store, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.closed {
+		return nil, errClosed()
+	}
 	if r.store == nil {
 		s, err := oci.Open(filepath.Join(r.opts.HomeDir, "images"), oci.Options{
 			Registries: r.opts.ImageRegistries, Log: r.opts.Log,
@@ -113,4 +167,4 @@ func (r *Runtime) Images() (*oci.Store, error) {
 	return r.store, nil
 }
 
-func (r *Runtime) boxDir(id string) string { return filepath.Join(r.opts.HomeDir, "boxes", id) }
+func (r *Runtime) boxDir(id BoxID) string { return filepath.Join(r.opts.HomeDir, "boxes", string(id)) }

@@ -130,7 +130,7 @@ func TestGuestSoak(t *testing.T) {
 	boxes, err := rt.ListInfo(testContext(t))
 	require.NoError(t, err)
 	for _, b := range boxes {
-		require.NoError(t, rt.Remove(testContext(t), b.ID, true))
+		require.NoError(t, rt.Remove(testContext(t), string(b.ID), true))
 	}
 	requireClean(t, home)
 	t.Logf("%d rounds, %d writes, %d boxes", rounds, len(seen.wrote), len(seen.boxes))

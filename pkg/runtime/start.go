@@ -33,7 +33,7 @@ func (b *LiteBox) startWithoutMain(ctx context.Context) error { return b.ensure(
 
 // ensure makes sure that the box runs. mode is only of meaning where it did not.
 func (b *LiteBox) ensure(ctx context.Context, mode bootMode) error {
-	row, err := b.rt.find(ctx, b.id)
+	row, err := b.rt.find(ctx, string(b.id))
 	if err != nil {
 		return err
 	}
@@ -51,7 +51,7 @@ func (b *LiteBox) ensure(ctx context.Context, mode bootMode) error {
 		return wrap(ErrStorage, err, "lock box %s", b.id)
 	}
 	defer lock.Close()
-	if row, err = b.rt.find(ctx, b.id); err != nil { // somebody may have been first
+	if row, err = b.rt.find(ctx, string(b.id)); err != nil { // somebody may have been first
 		return err
 	}
 	switch s := BoxStatus(row.Status); {
@@ -60,8 +60,10 @@ func (b *LiteBox) ensure(ctx context.Context, mode bootMode) error {
 	case !s.CanStart():
 		return fail(ErrInvalidState, "box %s is %s and cannot be started now", b, s)
 	}
+	b.times.note(PhaseStarting)
 	p, err := b.boot(ctx, mode)
 	if err != nil {
+		b.rt.counter.add(b.id, state.CounterFailed, 1)
 		return err
 	}
 	wait := p.WaitReady
@@ -70,9 +72,14 @@ func (b *LiteBox) ensure(ctx context.Context, mode bootMode) error {
 	}
 	events, err := wait(ctx)
 	if err != nil {
+		b.rt.counter.add(b.id, state.CounterFailed, 1)
 		return b.bootFailed(p, err)
 	}
 	b.times.noteBoot(events)
+	b.keepTimings(ctx)
+	if b.opts.Main != nil && mode == bootMain {
+		b.countRun(nil)
+	}
 	return nil
 }
 
@@ -83,7 +90,7 @@ func (b *LiteBox) start(ctx context.Context) (*guestLink, error) {
 	}
 	if b.opts.Main != nil {
 		// Starting it would run its command again, which nobody asked for.
-		row, err := b.rt.find(ctx, b.id)
+		row, err := b.rt.find(ctx, string(b.id))
 		if err != nil {
 			return nil, err
 		}
@@ -133,7 +140,7 @@ func (b *LiteBox) boot(ctx context.Context, mode bootMode) (*vmProcess, error) {
 	b.rt.mu.Unlock()
 	// The row must name the process before anything can depend on it; a VM
 	// whose parent dies before it is ready ends by itself, detached or not.
-	_, err = db.Update(ctx, b.id, func(row *state.Box) error {
+	_, err = db.Update(ctx, string(b.id), func(row *state.Box) error {
 		if !BoxStatus(row.Status).CanStart() {
 			return fail(ErrInvalidState, "box %s is %s and cannot be started now", b, row.Status)
 		}
@@ -210,7 +217,7 @@ func (b *LiteBox) vmConfig(ctx context.Context, mode bootMode) (cfg *vmm.Config,
 		return nil, nil, wrap(ErrStorage, err, "disk of box %s", b)
 	}
 	return &vmm.Config{
-		BoxID: b.id, Dir: b.dir(), CPUs: b.opts.CPUs, MemoryMiB: b.opts.MemoryMiB,
+		BoxID: string(b.id), Dir: b.dir(), CPUs: b.opts.CPUs, MemoryMiB: b.opts.MemoryMiB,
 		Kernel: kernel, Initrd: initrd, Cmdline: kernelCmdline,
 		Rootfs: rec.Parts, Disk: b.diskPath(),
 		Setup:  b.guestSetup(),
@@ -234,7 +241,7 @@ func (b *LiteBox) hostname() string {
 	if b.name != "" && len(b.name) <= 63 {
 		return b.name
 	}
-	return b.id[len(b.id)-12:]
+	return string(b.id[len(b.id)-12:])
 }
 
 // image returns what the box boots from: as recorded at its first start, or

@@ -1,6 +1,9 @@
 package runtime
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 // BoxStatus is where a box is in its life:
 //
@@ -49,7 +52,7 @@ func (s BoxStatus) CanRun() bool {
 
 // BoxInfo is what can be said of a box without touching its VM.
 type BoxInfo struct {
-	ID          string // ULID
+	ID          BoxID
 	Name        string // empty for none
 	Status      BoxStatus
 	Reason      string // why, where Status needs an explanation
@@ -67,4 +70,31 @@ type BoxInfo struct {
 	// ExitCode is how the main command ended: its exit code, or minus the number
 	// of the signal. It is nil while it has not, and where nobody knows.
 	ExitCode *int
+}
+
+// BoxState is what changes of a box while it lives.
+type BoxState struct {
+	Status      BoxStatus
+	PID         int         // of the VM process, 0 for none
+	ContainerID ContainerID // the same for the box's whole life; empty for boxes of versions that had none
+	LastUpdated time.Time   // of the last change of Status
+	// LockID is the name of the lock that a change of the box's life holds,
+	// across processes: the path of its folder, which is locked by flock(2).
+	LockID string
+}
+
+// State returns the box's state.
+func (b *LiteBox) State(ctx context.Context) (BoxState, error) {
+	row, err := b.rt.find(ctx, string(b.id))
+	if err != nil {
+		return BoxState{}, err
+	}
+	s := BoxState{
+		Status: BoxStatus(row.Status), ContainerID: ContainerID(row.ContainerID),
+		LastUpdated: row.UpdatedAt.UTC(), LockID: b.dir(),
+	}
+	if s.Status.IsActive() {
+		s.PID = row.PID
+	}
+	return s, nil
 }

@@ -15,6 +15,7 @@ type Timing struct {
 // Phases of [LiteBox.Timings], in order.
 const (
 	PhaseCreated   = "state"    // row in the state
+	PhaseStarting  = "starting" // somebody wants it to run
 	PhaseImage     = "image"    // image found or pulled, disk made
 	PhaseSpawned   = "spawn"    // VM process started
 	PhaseVMM       = "vmm"      // it runs, and has its configuration

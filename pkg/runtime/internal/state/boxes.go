@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-const columns = "id, name, created_at, updated_at, options, image, status, reason, pid, pid_start, boot_id, ephemeral, exit_code, started_at, finished_at"
+const columns = "id, name, created_at, updated_at, options, image, status, reason, pid, pid_start, boot_id, ephemeral, exit_code, started_at, finished_at, container_id, timings"
 
 // marks has a place for each of them.
-const marks = "?,?,?,?,?,?,?,?,?,?,?,?,?,?,?"
+const marks = "?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?"
 
 // Insert adds a box. A name in use is ErrExists.
 func (s *DB) Insert(ctx context.Context, b *Box) error {
@@ -26,8 +26,13 @@ func (s *DB) Insert(ctx context.Context, b *Box) error {
 				return err
 			}
 		}
-		_, err := tx.ExecContext(ctx, "INSERT INTO boxes ("+columns+") VALUES ("+marks+")", b.values()...)
-		return err
+		if _, err := tx.ExecContext(ctx, "INSERT INTO boxes ("+columns+") VALUES ("+marks+")", b.values()...); err != nil {
+			return err
+		}
+		if err := count(ctx, tx, "", map[string]int64{CounterCreated: 1}); err != nil {
+			return err
+		}
+		return happened(ctx, tx, EventCreate, b, nil)
 	})
 	if err != nil {
 		return fmt.Errorf("state: add box: %w", err)
@@ -43,12 +48,15 @@ func (s *DB) Update(ctx context.Context, id string, change func(*Box) error) (*B
 		if b, err = scan(tx.QueryRowContext(ctx, "SELECT "+columns+" FROM boxes WHERE id = ?", id)); err != nil {
 			return err
 		}
-		before := b.Status
+		before := *b
 		if err := change(b); err != nil {
 			return err
 		}
-		if b.Status != before {
+		if b.Status != before.Status {
 			b.UpdatedAt = time.Now()
+		}
+		if err := changed(ctx, tx, &before, b); err != nil {
+			return err
 		}
 		_, err = tx.ExecContext(ctx, "REPLACE INTO boxes ("+columns+") VALUES ("+marks+")", b.values()...)
 		return err
@@ -99,8 +107,49 @@ func (s *DB) List(ctx context.Context) ([]*Box, error) {
 
 // Delete removes a box. One that is not there is no error.
 func (s *DB) Delete(ctx context.Context, id string) error {
-	if _, err := s.db.ExecContext(ctx, "DELETE FROM boxes WHERE id = ?", id); err != nil {
+	err := s.write(ctx, func(tx *sql.Tx) error {
+		b, err := scan(tx.QueryRowContext(ctx, "SELECT "+columns+" FROM boxes WHERE id = ?", id))
+		if errors.Is(err, ErrNotFound) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		for _, q := range []string{"DELETE FROM boxes WHERE id = ?", "DELETE FROM counters WHERE box = ?"} {
+			if _, err := tx.ExecContext(ctx, q, id); err != nil {
+				return err
+			}
+		}
+		return happened(ctx, tx, EventDestroy, b, nil)
+	})
+	if err != nil {
 		return fmt.Errorf("state: delete box %s: %w", id, err)
+	}
+	return nil
+}
+
+// Rename gives a box another name. One in use is ErrExists.
+func (s *DB) Rename(ctx context.Context, id, name string) error {
+	err := s.write(ctx, func(tx *sql.Tx) error {
+		b, err := scan(tx.QueryRowContext(ctx, "SELECT "+columns+" FROM boxes WHERE id = ?", id))
+		if err != nil {
+			return err
+		}
+		var other string
+		err = tx.QueryRowContext(ctx, "SELECT id FROM boxes WHERE name = ?", name).Scan(&other)
+		if err == nil && other != id {
+			return fmt.Errorf("%q belongs to box %s: %w", name, other, ErrExists)
+		} else if err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, "UPDATE boxes SET name = ? WHERE id = ?", name, id); err != nil {
+			return err
+		}
+		old := b.Name
+		b.Name = name
+		return happened(ctx, tx, EventRename, b, map[string]string{"oldName": old})
+	})
+	if err != nil {
+		return fmt.Errorf("state: rename box %s: %w", id, err)
 	}
 	return nil
 }
@@ -127,7 +176,7 @@ func (b *Box) values() []any {
 	return []any{
 		b.ID, name, b.CreatedAt.UnixMicro(), b.UpdatedAt.UnixMicro(), b.Options, b.Image,
 		b.Status, b.Reason, b.PID, int64(b.PIDStart), b.BootID, b.Ephemeral,
-		b.ExitCode, micros(b.StartedAt), micros(b.FinishedAt),
+		b.ExitCode, micros(b.StartedAt), micros(b.FinishedAt), b.ContainerID, b.Timings,
 	}
 }
 
@@ -152,7 +201,7 @@ func scan(row interface{ Scan(...any) error }) (*Box, error) {
 	var created, updated, start, started, finished int64
 	var code sql.NullInt64
 	err := row.Scan(&b.ID, &name, &created, &updated, &b.Options, &b.Image, &b.Status, &b.Reason, &b.PID, &start, &b.BootID, &b.Ephemeral,
-		&code, &started, &finished)
+		&code, &started, &finished, &b.ContainerID, &b.Timings)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, ErrNotFound
 	} else if err != nil {

@@ -49,6 +49,9 @@ type Box struct {
 	ExitCode   *int      // of the main command's last run; nil while there is none, or where it is not known
 	StartedAt  time.Time // of the last start; zero for never
 	FinishedAt time.Time // of the end that followed; zero while it runs
+
+	ContainerID string
+	Timings     string // JSON of the last boot's phases; see SetTimings
 }
 
 // DB is the state of one home.

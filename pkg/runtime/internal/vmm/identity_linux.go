@@ -1,9 +1,7 @@
 package vmm
 
 import (
-	"bytes"
 	"errors"
-	"fmt"
 	"os"
 	"strconv"
 	"syscall"
@@ -26,20 +24,11 @@ func Alive(pid int, start uint64) bool {
 
 // startTime is 0 where there is no such process; an error means that it cannot be told.
 func startTime(pid int) (uint64, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
+	f, err := processStat(pid)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ESRCH) || errors.Is(err, os.ErrProcessDone) {
 		return 0, nil
 	} else if err != nil {
 		return 0, err
 	}
-	// The name in parentheses may hold anything; the fields after it are counted from 3.
-	i := bytes.LastIndexByte(b, ')')
-	if i < 0 {
-		return 0, nil
-	}
-	f := bytes.Fields(b[i+1:])
-	if len(f) < 20 || f[0][0] == 'Z' {
-		return 0, nil // a zombie runs nothing any more
-	}
-	return strconv.ParseUint(string(f[19]), 10, 64)
+	return strconv.ParseUint(f[22-3], 10, 64)
 }

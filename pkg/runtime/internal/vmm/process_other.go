@@ -60,6 +60,9 @@ func StartTime(int) uint64 { return 0 }
 // Alive reports whether the process of this identity runs.
 func Alive(int, uint64) bool { return false }
 
+// ReadUsage fails: this system has no VMM processes.
+func ReadUsage(int, uint64) (Usage, error) { return Usage{}, unsupported() }
+
 // Now reads a clock that all processes of a host share, in nanoseconds.
 func Now() int64 { return time.Now().UnixNano() }
 
