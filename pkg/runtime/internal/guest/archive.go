@@ -136,15 +136,16 @@ func (c *Client) ArchivePut(ctx context.Context, m agentapi.ArchivePut, tar io.R
 		return fmt.Errorf("guest: %v: reading the archive: %w", m.Type(), src.err)
 	case err == nil:
 		if hc, ok := conn.(interface{ CloseWrite() error }); ok {
-			err = hc.CloseWrite()
+			hc.CloseWrite() // a connection that broke has no answer either
 		}
 	}
 	// When the guest has closed the connection, its answer says why.
 	if _, aerr := await[*agentapi.OK](ctx, c, reply); aerr != nil {
 		return wrap(m.Type(), aerr)
 	}
-	// It said that all is well, having seen the archive's end before ours.
-	_ = err
+	if err != nil { // it cannot have everything
+		return fmt.Errorf("guest: %v: %w: %w", m.Type(), ErrProtocol, err)
+	}
 	return nil
 }
 
