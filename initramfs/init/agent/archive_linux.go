@@ -15,27 +15,10 @@ func (c *control) archive(id uint32, t agentapi.Type, h agentapi.StreamHeader, w
 	c.answer(id, t.String(), func() (agentapi.Message, error) {
 		s := c.s
 		s.mu.Lock()
-		grace, ready := s.setup.StreamGrace, s.state == stateReady
-		full := s.archives == maxArchives
-		if ready && !full {
-			s.archives++
-			s.archiving.Add(1)
-		}
+		grace := s.setup.StreamGrace
 		s.mu.Unlock()
-		switch {
-		case !ready:
-			s.streams.release(h)
-			return nil, fail(agentapi.CodeState, t.String(), "the box is not ready, or shutting down", nil)
-		case full:
-			s.streams.release(h)
-			return nil, fail(agentapi.CodeLimit, t.String(), itoa(maxArchives)+" copies are running, the limit", nil)
-		}
-		defer func() {
-			s.mu.Lock()
-			s.archives--
-			s.mu.Unlock()
-			s.archiving.Done()
-		}()
+		// The connection is taken also when the answer is no: closing it tells whoever
+		// reads it, or writes, to look at the answer.
 		l := newLink(s.streams.claim(h))
 		defer s.streams.release(h)
 		defer l.stop()
@@ -50,6 +33,10 @@ func (c *control) archive(id uint32, t agentapi.Type, h agentapi.StreamHeader, w
 			l.stop()
 		}()
 		conn := l.get(grace)
+		if err := s.beginArchive(t); err != nil {
+			return nil, err
+		}
+		defer s.endArchive()
 		if conn == nil {
 			return nil, fail(agentapi.CodeState, t.String(), "the connection of the archive did not come in time", nil)
 		}
@@ -58,6 +45,28 @@ func (c *control) archive(id uint32, t agentapi.Type, h agentapi.StreamHeader, w
 		}
 		return &agentapi.OK{}, nil
 	})
+}
+
+// beginArchive counts a copy, or refuses it.
+func (s *Server) beginArchive(t agentapi.Type) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.state != stateReady:
+		return fail(agentapi.CodeState, t.String(), "the box is not ready, or shutting down", nil)
+	case s.archives == maxArchives:
+		return fail(agentapi.CodeLimit, t.String(), itoa(maxArchives)+" copies are running, the limit", nil)
+	}
+	s.archives++
+	s.archiving.Add(1)
+	return nil
+}
+
+func (s *Server) endArchive() {
+	s.mu.Lock()
+	s.archives--
+	s.mu.Unlock()
+	s.archiving.Done()
 }
 
 func (c *control) archiveGet(id uint32, m *agentapi.ArchiveGet) {

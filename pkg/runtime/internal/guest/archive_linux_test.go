@@ -153,7 +153,6 @@ func TestArchiveBeforeSetup(t *testing.T) {
 	ctx := testContext(t)
 	_, err := b.StatPath(ctx, "/", false)
 	requireCode(t, agentapi.CodeState, err)
-	requireCode(t, agentapi.CodeState, b.ArchivePut(ctx, agentapi.ArchivePut{Path: "/"}, bytes.NewReader(nil)))
 	_, err = b.Processes(ctx)
 	requireCode(t, agentapi.CodeState, err)
 	_, err = b.Stats(ctx)
