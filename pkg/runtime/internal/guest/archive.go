@@ -11,6 +11,9 @@ import (
 	"github.com/anthropics/boxlite/pkg/agentapi"
 )
 
+// ErrSource is wrapped when it was the caller's reader that failed.
+var ErrSource = errors.New("reading the archive")
+
 // StatPath describes what lies at a path of the box. Nothing there is
 // [agentapi.ErrNoPath].
 func (c *Client) StatPath(ctx context.Context, path string, follow bool) (agentapi.PathInfo, error) {
@@ -133,7 +136,7 @@ func (c *Client) ArchivePut(ctx context.Context, m agentapi.ArchivePut, tar io.R
 		return wrap(m.Type(), context.Cause(ctx))
 	case src.err != nil:
 		// The guest must not take what came so far for all of it.
-		return fmt.Errorf("guest: %v: reading the archive: %w", m.Type(), src.err)
+		return fmt.Errorf("guest: %v: %w: %w", m.Type(), ErrSource, src.err)
 	case err == nil:
 		if hc, ok := conn.(interface{ CloseWrite() error }); ok {
 			hc.CloseWrite() // a connection that broke has no answer either
