@@ -235,10 +235,10 @@ func (u *unpacker) mkdir(base, name string, h *Header) error {
 	if err := unix.Fchown(fd, int(h.UID), int(h.GID)); err != nil {
 		return err
 	}
-	if err := unix.Fchmod(fd, h.Mode); err != nil {
+	if err := setXattrs(fd, h.Xattrs); err != nil {
 		return err
 	}
-	return setXattrs(fd, h.Xattrs)
+	return unix.Fchmod(fd, h.Mode)
 }
 
 func wrongType(name, what string) error {
@@ -298,14 +298,15 @@ func (u *unpacker) regular(base string, h *Header) error {
 	if err := u.fill(fd); err != nil {
 		return err
 	}
-	// The owner goes first: changing it takes set-id bits and capabilities away.
+	// The owner goes first: changing it takes set-id bits and capabilities away. The
+	// mode goes last: it may forbid attributes to be set.
 	if err := unix.Fchown(fd, int(h.UID), int(h.GID)); err != nil {
 		return err
 	}
-	if err := unix.Fchmod(fd, h.Mode); err != nil {
+	if err := setXattrs(fd, h.Xattrs); err != nil {
 		return err
 	}
-	if err := setXattrs(fd, h.Xattrs); err != nil {
+	if err := unix.Fchmod(fd, h.Mode); err != nil {
 		return err
 	}
 	return setTime(fd, h.Sec, h.Nsec)
