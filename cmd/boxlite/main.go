@@ -64,6 +64,6 @@ binary, no daemon, no root.`,
 	c.CompletionOptions.HiddenDefaultCmd = true
 	c.DisableSuggestions = true // an error is one line
 	g.add(c)
-	c.AddCommand(runCommand(g), listCommand(g), removeCommand(g), pullCommand(g), imagesCommand(g), copyCommand(g), vmCommand(), doctorCommand(), versionCommand())
+	c.AddCommand(runCommand(g), listCommand(g), removeCommand(g), pullCommand(g), imagesCommand(g), copyCommand(g), topCommand(g), statsCommand(g), vmCommand(), doctorCommand(), versionCommand())
 	return c
 }
