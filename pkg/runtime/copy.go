@@ -197,7 +197,7 @@ func (b *LiteBox) copyError(err error, op string) error {
 	case errors.Is(err, guest.ErrSource):
 		return &Error{Kind: ErrInvalidArgument, Op: op, Err: err}
 	case errors.Is(err, agentapi.ErrNoPath):
-		return &Error{Kind: ErrNotFound, Op: op, Err: fmt.Errorf("%w: %w", fs.ErrNotExist, err)}
+		return &Error{Kind: ErrNotFound, Op: op, Err: notExist{err}}
 	case errors.Is(err, agentapi.ErrArchive), errors.Is(err, agentapi.ErrFileType), errors.Is(err, &agentapi.Error{Code: agentapi.CodeInvalid}):
 		return &Error{Kind: ErrInvalidArgument, Op: op, Err: err}
 	}
@@ -207,6 +207,12 @@ func (b *LiteBox) copyError(err error, op string) error {
 	}
 	return b.lost(err, op)
 }
+
+// notExist is an error about a path that says itself what is not there.
+type notExist struct{ err error }
+
+func (e notExist) Error() string   { return e.err.Error() }
+func (e notExist) Unwrap() []error { return []error{e.err, fs.ErrNotExist} }
 
 // fileMode turns Linux's st_mode into Go's.
 func fileMode(m uint32) fs.FileMode {

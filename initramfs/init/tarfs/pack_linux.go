@@ -80,7 +80,7 @@ func (p *packer) complaint() error {
 	if p.problems > 1 {
 		msg += " (and " + utoa(uint64(p.problems-1)) + " more)"
 	}
-	return &agentapi.Error{Code: agentapi.CodeSystem, Op: "archive", Msg: "not everything could be read: " + msg}
+	return &agentapi.Error{Code: agentapi.CodeSystem, Msg: "not everything could be read: " + msg}
 }
 
 // entry archives a name in an open directory. Only errors of the stream are

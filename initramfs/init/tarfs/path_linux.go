@@ -109,7 +109,7 @@ func readlink(dir int, name string) (string, error) {
 
 // pathError makes an error about a path into one for the wire.
 func pathError(path string, err error) *agentapi.Error {
-	e := &agentapi.Error{Code: agentapi.CodeSystem, Op: "archive", Msg: strconv.Quote(path) + ": " + err.Error()}
+	e := &agentapi.Error{Code: agentapi.CodeSystem, Msg: strconv.Quote(path) + ": " + err.Error()}
 	errno, _ := err.(syscall.Errno)
 	e.Errno = uint32(errno)
 	switch errno {

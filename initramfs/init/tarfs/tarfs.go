@@ -98,7 +98,7 @@ func checksum(block []byte) (sum int64) {
 }
 
 func damaged(what string) error {
-	return &agentapi.Error{Code: agentapi.CodeArchive, Op: "archive", Msg: what}
+	return &agentapi.Error{Code: agentapi.CodeArchive, Msg: what}
 }
 
 func utoa(v uint64) string {

@@ -50,7 +50,7 @@ func asEntryError(name string, err error) error {
 	errno := unix.Errno(0)
 	if x, ok := err.(*xattrError); ok {
 		errno, _ = x.err.(unix.Errno)
-		return &agentapi.Error{Code: agentapi.CodeSystem, Errno: uint32(errno), Op: "archive", Msg: strconv.Quote(name) + ": " + err.Error()}
+		return &agentapi.Error{Code: agentapi.CodeSystem, Errno: uint32(errno), Msg: strconv.Quote(name) + ": " + err.Error()}
 	}
 	if errno, _ = err.(unix.Errno); errno == 0 {
 		return err // of the stream
@@ -180,7 +180,7 @@ func (u *unpacker) enter(dir string) error {
 		}
 	}
 	if err == unix.ELOOP || err == unix.ENOTDIR {
-		return &agentapi.Error{Code: agentapi.CodeFileType, Errno: uint32(err.(unix.Errno)), Op: "archive",
+		return &agentapi.Error{Code: agentapi.CodeFileType, Errno: uint32(err.(unix.Errno)),
 			Msg: strconv.Quote(dir) + " is no directory in the box, or has a symbolic link in it, which is not followed: name the directory itself as the destination"}
 	}
 	if err != nil {
@@ -242,7 +242,7 @@ func (u *unpacker) mkdir(base, name string, h *Header) error {
 }
 
 func wrongType(name, what string) error {
-	return &agentapi.Error{Code: agentapi.CodeFileType, Op: "archive", Msg: strconv.Quote(name) + ": " + what}
+	return &agentapi.Error{Code: agentapi.CodeFileType, Msg: strconv.Quote(name) + ": " + what}
 }
 
 // vacate removes what has the name of the next entry, unless it is a directory.
