@@ -57,25 +57,6 @@ func openPath(path string, follow bool, flags uint64) (int, error) {
 	return fd, nil
 }
 
-// wantsDir tells whether a path can only mean a directory, for which a symbolic
-// link at its end is followed.
-func wantsDir(path string) bool {
-	last := path[strings.LastIndexByte(path, '/')+1:]
-	return last == "" || last == "." || last == ".."
-}
-
-// Base is how the entries of a path's archive begin: its last element, or ".".
-func Base(path string) string {
-	if wantsDir(path) {
-		trimmed := strings.TrimRight(path, "/")
-		if trimmed == "" || wantsDir(trimmed) {
-			return "."
-		}
-		path = trimmed
-	}
-	return path[strings.LastIndexByte(path, '/')+1:]
-}
-
 // Stat describes what lies at a path; see agentapi.StatPath for what it means.
 func Stat(path string, follow bool) (*agentapi.PathInfo, error) {
 	fd, err := openPath(path, follow, unix.O_PATH)

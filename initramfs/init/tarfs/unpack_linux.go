@@ -82,27 +82,6 @@ func (u *unpacker) close() {
 	unix.Close(u.root)
 }
 
-// clean brings a name of an archive into the form "a/b/c"; "" is the directory
-// that is unpacked into.
-func clean(name string) (string, error) {
-	var parts []string
-	for part := range strings.SplitSeq(name, "/") {
-		switch part {
-		case "", ".":
-		case "..":
-			return "", damaged("the name " + strconv.Quote(name) + " leads out of the archive")
-		default:
-			parts = append(parts, part)
-		}
-	}
-	return strings.Join(parts, "/"), nil
-}
-
-func split(name string) (dir, base string) {
-	i := strings.LastIndexByte(name, '/')
-	return name[:max(i, 0)], name[i+1:]
-}
-
 func (u *unpacker) entry(h *Header) error {
 	name, err := clean(h.Name)
 	if err != nil {

@@ -110,10 +110,6 @@ func TestArchiveErrors(t *testing.T) {
 	require.NoError(t, b.Ping(ctx))
 }
 
-type zeros struct{}
-
-func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
-
 // TestArchiveLimit: copies beyond the limit are refused, and room is made by
 // those that end.
 func TestArchiveLimit(t *testing.T) {
