@@ -173,7 +173,8 @@ func (c *copier) in(ctx context.Context, src, dst string) error {
 }
 
 // target finds out where in the box a copy goes: the directory to unpack into,
-// and the name of what is unpacked there.
+// and the name of what is unpacked there. A link in the box chooses dst, so it is
+// quoted where it is shown.
 func (c *copier) target(ctx context.Context, dst string, isDir, content bool, base string) (dir, name string, err error) {
 	slash := strings.HasSuffix(dst, "/") || isContent(dst)
 	dst = path.Clean("/" + dst)
@@ -183,7 +184,7 @@ func (c *copier) target(ctx context.Context, dst string, isDir, content bool, ba
 			break
 		}
 		if hops == 40 { // as the kernel has it
-			return "", "", fmt.Errorf("cp: %s in the box is a symbolic link that leads nowhere", dst)
+			return "", "", fmt.Errorf("cp: %q in the box is a symbolic link that leads nowhere", dst)
 		}
 		if path.IsAbs(st.LinkTarget) {
 			dst = path.Clean(st.LinkTarget)
@@ -197,13 +198,13 @@ func (c *copier) target(ctx context.Context, dst string, isDir, content bool, ba
 	case err == nil && st.IsDir():
 		return dst, base, nil
 	case err == nil && slash:
-		return "", "", fmt.Errorf("cp: %s in the box is no directory", dst)
+		return "", "", fmt.Errorf("cp: %q in the box is no directory", dst)
 	case err == nil && isDir:
-		return "", "", fmt.Errorf("cp: a directory cannot be copied onto %s, which is a file in the box", dst)
+		return "", "", fmt.Errorf("cp: a directory cannot be copied onto %q, which is a file in the box", dst)
 	case err != nil && !errors.Is(err, os.ErrNotExist):
 		return "", "", err
 	case err != nil && slash && !isDir:
-		return "", "", fmt.Errorf("cp: the directory %s does not exist in the box", dst)
+		return "", "", fmt.Errorf("cp: the directory %q does not exist in the box: make it first", dst)
 	}
 	return path.Dir(dst), path.Base(dst), nil
 }

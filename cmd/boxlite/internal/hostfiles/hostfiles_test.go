@@ -375,6 +375,15 @@ func TestHostileModes(t *testing.T) {
 	}
 }
 
+// TestHostileText: names that would steer a terminal do not reach it by an error.
+func TestHostileText(t *testing.T) {
+	name := strings.Repeat("n", 256) + "\x1b[2J" // longer than a name can be here
+	list := []tar.Header{{Name: "src/", Typeflag: tar.TypeDir}, {Name: "src/" + name, Typeflag: tar.TypeSymlink, Linkname: "\x1b[31m"}}
+	err := unpack(t, archive(t, list...), Unpacking{Name: "src"}, t.TempDir(), true)
+	require.ErrorIs(t, err, unix.ENAMETOOLONG)
+	require.NotContains(t, err.Error(), "\x1b")
+}
+
 // TestVerdict: an error that comes behind the archive is told.
 func TestVerdict(t *testing.T) {
 	verdict := errors.New("not everything could be read")

@@ -141,7 +141,7 @@ func (p *packer) file(path string, h *tar.Header, info fs.FileInfo, follow bool)
 }
 
 func (p *packer) dir(path, name string, h *tar.Header) error {
-	f, err := open(path, true) // which follows no link: a directory was there
+	f, err := open(path, true) // it may be what the link that Pack follows leads to
 	if err != nil {
 		return err
 	}

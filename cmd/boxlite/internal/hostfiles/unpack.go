@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+	"unicode"
 )
 
 const (
@@ -38,9 +39,31 @@ type Unpacking struct {
 	Warn func(string)
 }
 
-// Unpack reads an archive to its end. It stops at the first error; what was
-// unpacked by then stays.
+// Unpack reads an archive to its end. It stops at the first error, whose text is
+// fit to print; what was unpacked by then stays.
 func (u Unpacking) Unpack(r io.Reader) error {
+	if err := u.unpack(r); err != nil {
+		return &printableError{err}
+	}
+	return nil
+}
+
+// printableError shows an error that may have names out of a box in it, as those
+// of package os do, without what would steer a terminal.
+type printableError struct{ err error }
+
+func (e *printableError) Error() string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, e.err.Error())
+}
+
+func (e *printableError) Unwrap() error { return e.err }
+
+func (u Unpacking) unpack(r io.Reader) error {
 	s := &unpacker{Unpacking: u, tar: tar.NewReader(r), dirs: []string{"."}}
 	for n := 0; ; n++ {
 		h, err := s.tar.Next()
