@@ -3,7 +3,7 @@
 // the box does and ends it.
 //
 // Goroutines: one per connection, one per stream of an execution, one per ending
-// execution, two per copy, one per question, and one, the reaper, that alone waits for processes. Locks:
-// Server.mu and reaper.mu are leaves, held across no I/O but wait4(WNOHANG) and
-// kill.
+// execution, two per copy, one per question about the box, and one, the reaper,
+// that alone waits for processes. Locks: Server.mu and reaper.mu are leaves, held
+// across no I/O but wait4(WNOHANG) and kill.
 package agent
