@@ -64,6 +64,11 @@ binary, no daemon, no root.`,
 	c.CompletionOptions.HiddenDefaultCmd = true
 	c.DisableSuggestions = true // an error is one line
 	g.add(c)
-	c.AddCommand(runCommand(g), createCommand(g), startCommand(g), attachCommand(g), logsCommand(g), waitCommand(g), execCommand(g), listCommand(g), removeCommand(g), pullCommand(g), imagesCommand(g), vmCommand(), doctorCommand(), versionCommand())
+	c.AddCommand(
+		runCommand(g), createCommand(g), startCommand(g), attachCommand(g), logsCommand(g), waitCommand(g), execCommand(g),
+		listCommand(g), removeCommand(g), copyCommand(g), topCommand(g), statsCommand(g),
+		pullCommand(g), imagesCommand(g),
+		vmCommand(), doctorCommand(), versionCommand(),
+	)
 	return c
 }

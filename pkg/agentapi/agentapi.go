@@ -18,7 +18,7 @@
 // Bytes of an execution travel on connections of their own, which the host dials
 // to the guest's [PortStream] and opens with a [StreamHeader]. They may arrive
 // before the request that starts the execution. End of file is the socket's
-// half-close; back-pressure is the socket's.
+// half-close; back-pressure is the socket's. Archives travel the same way.
 //
 // # Trust
 //
@@ -29,7 +29,7 @@ package agentapi
 
 // Version is the protocol's version. Host and guest must agree on it exactly:
 // both come out of one build.
-const Version = 1
+const Version = 2
 
 // vsock ports. The host listens on PortControl for the agent's first call; the
 // guest listens on both.

@@ -34,6 +34,16 @@ func samples() []Message {
 		&Exited{ID: 5, Status: ExitStatus{Code: -1, Signal: 9, TimedOut: true, OOMKilled: true, Held: true, User: 1, System: 2, MaxRSS: 3, Peak: 4, Wall: 5}},
 		&Signal{ID: 5, Signal: 15}, &Kill{ID: 5}, &Resize{ID: 5, Rows: 1, Cols: 2},
 		&Ping{}, &OK{}, &Shutdown{Grace: time.Second}, &PowerOff{Reason: "guest"}, &Log{Level: LogInfo, Text: "x"},
+		&StatPath{Path: "/etc/ä", Follow: true},
+		&PathInfo{Mode: 0o100644, UID: 1, GID: 2, Size: 1 << 40, ModTime: 1700000000, LinkTarget: "../x"}, &PathInfo{},
+		&ArchiveGet{ID: 7, Path: "/a/.", Follow: true}, &ArchivePut{ID: 8, Path: "/b", Own: true, UID: 3, GID: 4},
+		&ListProcesses{}, &ProcessList{}, &ProcessList{Now: 5, Total: 9, List: []ProcessInfo{
+			{PID: 2, PPID: 1, UID: 1000, State: 'S', Threads: 3, TTY: 0x8801, RSS: 1 << 20, CPU: 7, Start: 8, Command: "sh -c x"}, {},
+		}},
+		&GetStats{}, &GuestStats{
+			Uptime: 1, CPUUser: 2, CPUSystem: 3, CPUIdle: 4, CPUSteal: 5, MemTotal: 6, MemFree: 7, MemAvail: 8, MemCache: 9, SwapTotal: 10,
+			SwapFree: 11, Load: [3]uint32{12, 13, 14}, Processes: 15, Threads: 16, DiskTotal: 17, DiskUsed: 18, BlockRead: 19, BlockWrite: 20,
+		},
 		&Error{Code: CodeSetup, Errno: 22, Op: "mount lower", Msg: "invalid argument"},
 	}
 }
@@ -160,6 +170,26 @@ func TestStreamHeader(t *testing.T) {
 	good[5] = 4
 	_, err := ParseStreamHeader(good)
 	require.ErrorIs(t, err, ErrFrame)
+}
+
+// TestProcessListFits: the largest list that may be sent is within a frame, and
+// what is beyond its limits is refused.
+func TestProcessListFits(t *testing.T) {
+	full := &ProcessList{List: make([]ProcessInfo, MaxProcesses)}
+	for i := range full.List {
+		full.List[i].Command = strings.Repeat("x", MaxCommandLine)
+	}
+	decode := func() error {
+		frame, err := AppendFrame(nil, 1, full)
+		require.NoError(t, err)
+		_, _, err = Decode(frame[headerLen:])
+		return err
+	}
+	require.NoError(t, decode())
+	full.List[0].Command += "x"
+	require.ErrorIs(t, decode(), ErrFrame)
+	full.List = make([]ProcessInfo, MaxProcesses+1)
+	require.ErrorIs(t, decode(), ErrFrame)
 }
 
 func TestShellCode(t *testing.T) {

@@ -20,6 +20,9 @@ const (
 	CodeExited        Code = 13 // the execution has already ended
 	CodeExists        Code = 14 // the execution id is taken
 	CodeNoTTY         Code = 15 // the execution has no terminal
+	CodeNoPath        Code = 16 // no such file or directory in the box
+	CodeArchive       Code = 17 // an archive that is damaged or may not be unpacked
+	CodeFileType      Code = 18 // a directory where none may be, or the other way round
 )
 
 var codeNames = [...]string{
@@ -27,6 +30,7 @@ var codeNames = [...]string{
 	CodeInvalid: "invalid", CodeLimit: "limit", CodeSetup: "setup", CodeNotFound: "not found",
 	CodeNotExecutable: "not executable", CodeNoUser: "no such user", CodeBadDir: "bad working directory",
 	CodeNoProcess: "no such execution", CodeExited: "already ended", CodeExists: "already exists", CodeNoTTY: "no terminal",
+	CodeNoPath: "no such file or directory", CodeArchive: "bad archive", CodeFileType: "wrong type of file",
 }
 
 func (c Code) String() string {
@@ -46,6 +50,9 @@ var (
 	ErrState         = &Error{Code: CodeState}
 	ErrExited        = &Error{Code: CodeExited}
 	ErrNoTTY         = &Error{Code: CodeNoTTY}
+	ErrNoPath        = &Error{Code: CodeNoPath}
+	ErrArchive       = &Error{Code: CodeArchive}
+	ErrFileType      = &Error{Code: CodeFileType}
 )
 
 // Error is the answer to a request that did not work, and the Go error made of

@@ -21,12 +21,23 @@ const (
 	TypeError    Type = 13 // guest
 	TypePowerOff Type = 14 // guest, unasked
 	TypeLog      Type = 15 // guest, unasked
+
+	TypeStatPath      Type = 16 // host; answered by PathInfo
+	TypePathInfo      Type = 17 // guest
+	TypeArchiveGet    Type = 18 // host; answered when the stream has ended
+	TypeArchivePut    Type = 19 // host; answered when all is unpacked
+	TypeListProcesses Type = 20 // host; answered by ProcessList
+	TypeProcessList   Type = 21 // guest
+	TypeGetStats      Type = 22 // host; answered by GuestStats
+	TypeGuestStats    Type = 23 // guest
 )
 
 var typeNames = [...]string{
 	TypeHello: "hello", TypeSetup: "setup", TypeReady: "ready", TypeExec: "exec", TypeStarted: "started",
 	TypeExited: "exited", TypeSignal: "signal", TypeKill: "kill", TypeResize: "resize", TypePing: "ping",
 	TypeShutdown: "shutdown", TypeOK: "ok", TypeError: "error", TypePowerOff: "power-off", TypeLog: "log",
+	TypeStatPath: "stat", TypePathInfo: "path-info", TypeArchiveGet: "archive-get", TypeArchivePut: "archive-put",
+	TypeListProcesses: "list-processes", TypeProcessList: "process-list", TypeGetStats: "get-stats", TypeGuestStats: "guest-stats",
 }
 
 func (t Type) String() string {
@@ -68,6 +79,22 @@ func newMessage(t Type) Message {
 		return new(PowerOff)
 	case TypeLog:
 		return new(Log)
+	case TypeStatPath:
+		return new(StatPath)
+	case TypePathInfo:
+		return new(PathInfo)
+	case TypeArchiveGet:
+		return new(ArchiveGet)
+	case TypeArchivePut:
+		return new(ArchivePut)
+	case TypeListProcesses:
+		return new(ListProcesses)
+	case TypeProcessList:
+		return new(ProcessList)
+	case TypeGetStats:
+		return new(GetStats)
+	case TypeGuestStats:
+		return new(GuestStats)
 	}
 	return nil
 }

@@ -91,6 +91,16 @@ func (c *control) handle(id uint32, m agentapi.Message) {
 		go c.answer(id, "kill", func() (agentapi.Message, error) { return c.s.kill(m) })
 	case *agentapi.Resize:
 		c.answer(id, "resize", func() (agentapi.Message, error) { return c.s.resize(m) })
+	case *agentapi.StatPath:
+		go c.answer(id, "stat", func() (agentapi.Message, error) { return c.s.statPath(m) })
+	case *agentapi.ArchiveGet:
+		go c.archiveGet(id, m)
+	case *agentapi.ArchivePut:
+		go c.archivePut(id, m)
+	case *agentapi.ListProcesses:
+		go c.answer(id, "processes", c.s.processes)
+	case *agentapi.GetStats:
+		go c.answer(id, "stats", c.s.stats)
 	case *agentapi.Ping:
 		c.send(id, &agentapi.OK{})
 	case *agentapi.Shutdown:

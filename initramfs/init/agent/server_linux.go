@@ -71,7 +71,9 @@ type Server struct {
 	streams   *streamTable
 	listening chan struct{} // closed when the host can dial us
 	halt      chan string   // reasons to power off that come from inside the guest
+	ending    chan struct{} // closed when the box begins to end
 	over      chan struct{}
+	archiving sync.WaitGroup // grows only while the state is stateReady
 
 	mu       sync.Mutex // guards what follows
 	setup    agentapi.Setup
@@ -80,6 +82,7 @@ type Server struct {
 	execs    map[uint64]*execution
 	graves   []tree      // cgroups of ended executions
 	burial   *time.Timer // runs clearGraves
+	archives int         // being made or unpacked
 }
 
 type state uint8
@@ -94,7 +97,7 @@ const (
 // New returns a Server.
 func New(cfg Config) *Server {
 	return &Server{
-		cfg: cfg, reaper: newReaper(), streams: newStreamTable(), listening: make(chan struct{}), halt: make(chan string, 4), over: make(chan struct{}),
+		cfg: cfg, reaper: newReaper(), streams: newStreamTable(), listening: make(chan struct{}), halt: make(chan string, 4), ending: make(chan struct{}), over: make(chan struct{}),
 		setup:    agentapi.Setup{StreamGrace: defaultStreamGrace},
 		controls: map[*control]struct{}{}, execs: map[uint64]*execution{},
 	}

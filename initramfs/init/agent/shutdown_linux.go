@@ -22,14 +22,31 @@ func (s *Server) end(reason string, grace time.Duration, answer func()) {
 		}
 		return
 	}
+	close(s.ending)
 	s.broadcast(&agentapi.PowerOff{Reason: reason})
 	s.killAll(grace)
+	s.endArchives()
 	s.cfg.Machine.Sync()
 	if answer != nil {
 		answer()
 	}
 	close(s.over)
 	s.cfg.Machine.Halt()
+}
+
+// endArchives waits for copies, which ending has told to stop: a file that is
+// open for writing would keep the disk from becoming read-only.
+func (s *Server) endArchives() {
+	done := make(chan struct{})
+	go func() {
+		s.archiving.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(killPatience):
+		s.log("a copy did not end in time")
+	}
 }
 
 // killAll ends every process but this one: SIGTERM, SIGKILL after grace. As PID 1

@@ -1,0 +1,399 @@
+package tarfs
+
+import (
+	"io"
+	"strconv"
+	"strings"
+
+	"github.com/anthropics/boxlite/pkg/agentapi"
+	"golang.org/x/sys/unix"
+)
+
+// Owner is who unpacked files belong to.
+type Owner struct{ UID, GID uint32 }
+
+// Unpack reads a tar stream to its end and puts what is in it into the directory
+// at a path of the box. Files of the same name are replaced, directories merged;
+// a directory never takes the place of something else, nor the other way round.
+// With an owner, everything belongs to it; with nil, to whom the archive says.
+//
+// It stops at the first error; what was unpacked by then stays.
+func Unpack(r io.Reader, path string, owner *Owner) error {
+	dir, err := openPath(path, true, unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	u := &unpacker{r: NewReader(r), root: dir, owner: owner, fd: -1}
+	defer u.close()
+	for {
+		h, err := u.r.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		if err := u.entry(h); err != nil {
+			return asEntryError(h.Name, err)
+		}
+	}
+	if err := u.leave(""); err != nil {
+		return err
+	}
+	return u.r.Drain()
+}
+
+func asEntryError(name string, err error) error {
+	if e, ok := err.(*agentapi.Error); ok {
+		return e
+	}
+	errno := unix.Errno(0)
+	if x, ok := err.(*xattrError); ok {
+		errno, _ = x.err.(unix.Errno)
+		return &agentapi.Error{Code: agentapi.CodeSystem, Errno: uint32(errno), Msg: strconv.Quote(name) + ": " + err.Error()}
+	}
+	if errno, _ = err.(unix.Errno); errno == 0 {
+		return err // of the stream
+	}
+	return pathError(name, errno)
+}
+
+type unpacker struct {
+	r     *Reader
+	root  int
+	owner *Owner
+
+	dir  string // directory of the last entry, "" for the root of the archive
+	fd   int    // of dir, -1 for none
+	open []visited
+}
+
+// visited is a directory whose time is set when its content is complete, which
+// for archives in the order of a tree is when something outside of it comes.
+type visited struct {
+	name      string
+	sec, nsec int64
+}
+
+func (u *unpacker) close() {
+	if u.fd >= 0 {
+		unix.Close(u.fd)
+	}
+	unix.Close(u.root)
+}
+
+func (u *unpacker) entry(h *Header) error {
+	name, err := clean(h.Name)
+	if err != nil {
+		return err
+	}
+	if u.owner != nil {
+		h.UID, h.GID = u.owner.UID, u.owner.GID
+	}
+	if name == "" {
+		if h.Type != TypeDir {
+			return damaged("an entry without a name")
+		}
+		return nil // whose directory it is was there before us
+	}
+	if err := u.leave(name); err != nil {
+		return err
+	}
+	dir, base := split(name)
+	if err := u.enter(dir); err != nil {
+		return err
+	}
+	switch h.Type {
+	case TypeDir:
+		if err := u.mkdir(base, name, h); err != nil {
+			return err
+		}
+		u.open = append(u.open, visited{name, h.Sec, h.Nsec})
+		return nil
+	case TypeReg:
+		return u.regular(base, h)
+	case TypeLink:
+		return u.link(base, h)
+	}
+	return u.node(base, h)
+}
+
+// leave sets the times of the directories that do not have name in them.
+func (u *unpacker) leave(name string) error {
+	for len(u.open) > 0 {
+		last := u.open[len(u.open)-1]
+		if strings.HasPrefix(name, last.name+"/") {
+			return nil
+		}
+		u.open = u.open[:len(u.open)-1]
+		fd, err := open(u.root, last.name, unix.O_PATH|unix.O_DIRECTORY, below)
+		if err != nil {
+			continue // somebody in the box has moved it
+		}
+		err = setTime(fd, last.sec, last.nsec)
+		unix.Close(fd)
+		if err != nil {
+			return asEntryError(last.name, err)
+		}
+	}
+	return nil
+}
+
+// enter makes dir the directory of the next entry, creating it if need be.
+func (u *unpacker) enter(dir string) error {
+	if u.fd >= 0 && u.dir == dir {
+		return nil
+	}
+	if u.fd >= 0 {
+		unix.Close(u.fd)
+		u.fd = -1
+	}
+	at := dir
+	if at == "" {
+		at = "."
+	}
+	fd, err := open(u.root, at, unix.O_PATH|unix.O_DIRECTORY, below)
+	if err == unix.ENOENT {
+		if fd, err = u.makeAll(dir); err != nil {
+			return err
+		}
+	}
+	if err == unix.ELOOP || err == unix.ENOTDIR {
+		return &agentapi.Error{Code: agentapi.CodeFileType, Errno: uint32(err.(unix.Errno)),
+			Msg: strconv.Quote(dir) + " is no directory in the box, or has a symbolic link in it, which is not followed: name the directory itself as the destination"}
+	}
+	if err != nil {
+		return pathError(dir, err)
+	}
+	u.dir, u.fd = dir, fd
+	return nil
+}
+
+// makeAll makes a directory and those above it that the archive takes for granted.
+func (u *unpacker) makeAll(dir string) (fd int, err error) {
+	fd, err = open(u.root, ".", unix.O_PATH|unix.O_DIRECTORY, below)
+	for part := range strings.SplitSeq(dir, "/") {
+		if err != nil {
+			return -1, err
+		}
+		made := false
+		if err = unix.Mkdirat(fd, part, 0o755); err == nil {
+			made = true
+		} else if err == unix.EEXIST {
+			err = nil
+		}
+		next := -1
+		if err == nil {
+			next, err = open(fd, part, unix.O_PATH|unix.O_DIRECTORY, below)
+		}
+		unix.Close(fd)
+		fd = next
+		if err == nil && made && u.owner != nil {
+			err = unix.Fchownat(fd, "", int(u.owner.UID), int(u.owner.GID), unix.AT_EMPTY_PATH)
+		}
+	}
+	if err != nil && fd >= 0 {
+		unix.Close(fd)
+	}
+	return fd, err
+}
+
+func (u *unpacker) mkdir(base, name string, h *Header) error {
+	err := unix.Mkdirat(u.fd, base, 0o700)
+	if err != nil && err != unix.EEXIST {
+		return err
+	}
+	fd, err := open(u.fd, base, unix.O_RDONLY|unix.O_DIRECTORY, below)
+	if err == unix.ELOOP || err == unix.ENOTDIR {
+		return wrongType(name, "there is something in the box that is no directory, and a directory does not replace it")
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := unix.Fchown(fd, int(h.UID), int(h.GID)); err != nil {
+		return err
+	}
+	if err := setXattrs(fd, h.Xattrs); err != nil {
+		return err
+	}
+	return unix.Fchmod(fd, h.Mode)
+}
+
+func wrongType(name, what string) error {
+	return &agentapi.Error{Code: agentapi.CodeFileType, Msg: strconv.Quote(name) + ": " + what}
+}
+
+// vacate removes what has the name of the next entry, unless it is a directory.
+func (u *unpacker) vacate(base string, h *Header) error {
+	var st unix.Stat_t
+	err := unix.Fstatat(u.fd, base, &st, unix.AT_SYMLINK_NOFOLLOW)
+	switch {
+	case err == unix.ENOENT:
+		return nil
+	case err != nil:
+		return err
+	case st.Mode&unix.S_IFMT == unix.S_IFDIR:
+		return wrongType(h.Name, "there is a directory in the box, and a file does not replace it")
+	}
+	if err := unix.Unlinkat(u.fd, base, 0); err != unix.ENOENT {
+		return err
+	}
+	return nil
+}
+
+// create makes room and has f make the file, again if somebody in the box is quicker.
+func (u *unpacker) create(base string, h *Header, f func() error) error {
+	for tries := 0; ; tries++ {
+		if err := u.vacate(base, h); err != nil {
+			return err
+		}
+		if err := f(); err != unix.EEXIST || tries == 100 {
+			return err
+		}
+	}
+}
+
+func (u *unpacker) regular(base string, h *Header) error {
+	fd := -1
+	err := u.create(base, h, func() (err error) {
+		fd, err = unix.Openat(u.fd, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+		return err
+	})
+	switch err {
+	case nil:
+	case unix.EPERM, unix.EACCES, unix.EBUSY, unix.EROFS:
+		// A file of /proc or /sys, or one that something is mounted on, cannot be
+		// replaced, but may be written.
+		if fd = u.overwrite(base); fd < 0 {
+			return err
+		}
+		defer unix.Close(fd)
+		return u.fill(fd)
+	default:
+		return err
+	}
+	defer unix.Close(fd)
+	if err := u.fill(fd); err != nil {
+		return err
+	}
+	// The owner goes first: changing it takes set-id bits and capabilities away. The
+	// mode goes last: it may forbid attributes to be set.
+	if err := unix.Fchown(fd, int(h.UID), int(h.GID)); err != nil {
+		return err
+	}
+	if err := setXattrs(fd, h.Xattrs); err != nil {
+		return err
+	}
+	if err := unix.Fchmod(fd, h.Mode); err != nil {
+		return err
+	}
+	return setTime(fd, h.Sec, h.Nsec)
+}
+
+// overwrite opens a regular file that is there, for writing, or returns -1.
+func (u *unpacker) overwrite(base string) int {
+	fd, err := unix.Openat(u.fd, base, unix.O_WRONLY|unix.O_TRUNC|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1
+	}
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		unix.Close(fd)
+		return -1
+	}
+	return fd
+}
+
+// fill writes the entry's content to a file.
+func (u *unpacker) fill(fd int) error {
+	for {
+		p, err := u.r.Chunk()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for len(p) > 0 {
+			n, err := unix.Write(fd, p)
+			if err == unix.EINTR {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			p = p[n:]
+		}
+	}
+}
+
+// link makes a hard link to something that the archive had before, or that was
+// there before it.
+func (u *unpacker) link(base string, h *Header) error {
+	target, err := clean(h.Link)
+	if err != nil {
+		return err
+	}
+	dir, of := split(target)
+	if of == "" {
+		return damaged(strconv.Quote(h.Name) + " is a link to nothing")
+	}
+	if dir == "" {
+		dir = "."
+	}
+	from, err := open(u.root, dir, unix.O_PATH|unix.O_DIRECTORY, below)
+	if err != nil {
+		return pathError(h.Link, err)
+	}
+	defer unix.Close(from)
+	var a, b unix.Stat_t
+	if unix.Fstatat(from, of, &a, unix.AT_SYMLINK_NOFOLLOW) == nil && unix.Fstatat(u.fd, base, &b, unix.AT_SYMLINK_NOFOLLOW) == nil &&
+		a.Dev == b.Dev && a.Ino == b.Ino {
+		return nil // a link to itself, which making room for would delete
+	}
+	return u.create(base, h, func() error { return unix.Linkat(from, of, u.fd, base, 0) })
+}
+
+// node makes a symbolic link, device or FIFO.
+func (u *unpacker) node(base string, h *Header) error {
+	kind := map[byte]uint32{TypeSymlink: unix.S_IFLNK, TypeChar: unix.S_IFCHR, TypeBlock: unix.S_IFBLK, TypeFIFO: unix.S_IFIFO}[h.Type]
+	err := u.create(base, h, func() error {
+		if h.Type == TypeSymlink {
+			return unix.Symlinkat(h.Link, u.fd, base)
+		}
+		return unix.Mknodat(u.fd, base, kind|0o600, int(unix.Mkdev(h.Major, h.Minor)))
+	})
+	if err != nil {
+		return err
+	}
+	fd, err := open(u.fd, base, unix.O_PATH|unix.O_NOFOLLOW, unix.RESOLVE_BENEATH)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	// Whoever owns the directory may have put something else here: another name of
+	// a file that is not theirs, for us to give to them.
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != kind || st.Nlink != 1 {
+		return wrongType(h.Name, "was exchanged while it was made")
+	}
+	if err := unix.Fchownat(fd, "", int(h.UID), int(h.GID), unix.AT_EMPTY_PATH); err != nil {
+		return err
+	}
+	if h.Type != TypeSymlink { // which has no permissions
+		if err := unix.Fchmodat(unix.AT_FDCWD, procFD(fd), h.Mode, 0); err != nil {
+			return err
+		}
+	}
+	return setTime(fd, h.Sec, h.Nsec)
+}
+
+// setTime sets the modification time of an open file; O_PATH is enough.
+func setTime(fd int, sec, nsec int64) error {
+	ts := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Sec: sec, Nsec: nsec}}
+	return unix.UtimesNanoAt(fd, "", ts, unix.AT_EMPTY_PATH)
+}
