@@ -69,23 +69,40 @@ const maxInterrupts = 3
 // box then ends as it does when its caller dies.
 func forwardSignals(ctx context.Context, s session) (stop func()) {
 	var undelivered atomic.Int32
-	return onSignal(forwarded, func(sig os.Signal) {
-		ends := sig == unix.SIGINT || sig == unix.SIGTERM
-		if ends && undelivered.Add(1) >= maxInterrupts {
+	queue := make(chan unix.Signal, 16)
+	done := make(chan struct{})
+	go func() { // in order, and without keeping the next interrupt from being seen
+		for {
+			select {
+			case sig := <-queue:
+				ctx, cancel := context.WithTimeout(ctx, callLimit)
+				// A command that has ended needs no signal, and there is nobody to tell.
+				if err := s.Signal(ctx, int(sig)); err == nil {
+					undelivered.Store(0)
+				}
+				cancel()
+			case <-done:
+				return
+			}
+		}
+	}()
+	off := onSignal(forwarded, func(got os.Signal) {
+		sig := got.(unix.Signal)
+		if (sig == unix.SIGINT || sig == unix.SIGTERM) && undelivered.Add(1) >= maxInterrupts {
 			fmt.Fprintf(os.Stderr, "boxlite: interrupted %d times with no answer from the box\n", maxInterrupts)
 			if undo := undoRaw.Load(); undo != nil {
 				(*undo)()
 			}
-			os.Exit(128 + int(sig.(unix.Signal)))
+			os.Exit(128 + int(sig))
 		}
-		go func() { // the next one must not wait for it
-			ctx, cancel := context.WithTimeout(ctx, callLimit)
-			defer cancel()
-			// A command that has ended needs no signal, and there is nobody to tell.
-			if err := s.Signal(ctx, int(sig.(unix.Signal))); err == nil && ends {
-				undelivered.Store(0)
-			}
-		}()
+		select {
+		case queue <- sig:
+		default: // more than anybody means
+		}
+	})
+	return sync.OnceFunc(func() {
+		off()
+		close(done)
 	})
 }
 

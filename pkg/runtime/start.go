@@ -52,10 +52,15 @@ func (b *LiteBox) ensure(ctx context.Context, mode bootMode) error {
 	if row, err = b.rt.find(ctx, b.id); err != nil { // somebody may have been first
 		return err
 	}
-	switch s := BoxStatus(row.Status); {
-	case s.IsRunning():
-		return nil
-	case !s.CanStart():
+	if BoxStatus(row.Status).IsRunning() {
+		if ending, err := b.ending(ctx, row, mode); !ending || err != nil {
+			return err
+		}
+		if row, err = b.rt.find(ctx, b.id); err != nil {
+			return err
+		}
+	}
+	if s := BoxStatus(row.Status); !s.CanStart() {
 		return fail(ErrInvalidState, "box %s is %s and cannot be started now", b, s)
 	}
 	p, err := b.boot(ctx, mode)
@@ -72,6 +77,23 @@ func (b *LiteBox) ensure(ctx context.Context, mode bootMode) error {
 	}
 	b.times.noteBoot(events)
 	return nil
+}
+
+// ending waits for the end of a running box whose command has ended already, so
+// that it can be started again. It reports false for a box that goes on.
+func (b *LiteBox) ending(ctx context.Context, row *state.Box, mode bootMode) (bool, error) {
+	if b.opts.Main == nil || mode == bootIdle {
+		return false, nil
+	}
+	asking, cancel := b.patient(ctx)
+	defer cancel()
+	if ended, err := vmm.MainEnded(asking, b.dir()); err == nil && !ended {
+		return false, nil
+	} else if err != nil && !errors.Is(err, vmm.ErrGone) {
+		return false, wrap(ErrPortal, err, "start box %s", b)
+	}
+	_, err := b.waitEnd(ctx, row)
+	return true, err
 }
 
 // start makes sure that the box runs and returns the link to its guest.
