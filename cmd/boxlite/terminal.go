@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/anthropics/boxlite/pkg/runtime"
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 )
@@ -57,6 +58,15 @@ var forwarded = []os.Signal{
 	unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGCONT, unix.SIGALRM,
 }
 
+// guestSignal is a signal's number in the guest: Linux's, whatever this host is.
+func guestSignal(s unix.Signal) int {
+	n, err := runtime.ParseSignal(unix.SignalName(s))
+	if err != nil {
+		return int(s)
+	}
+	return n
+}
+
 // callLimit bounds one small request to a guest that does not answer.
 const callLimit = 5 * time.Second
 
@@ -77,7 +87,7 @@ func forwardSignals(ctx context.Context, s session) (stop func()) {
 			case sig := <-queue:
 				ctx, cancel := context.WithTimeout(ctx, callLimit)
 				// A command that has ended needs no signal, and there is nobody to tell.
-				if err := s.Signal(ctx, int(sig)); err == nil {
+				if err := s.Signal(ctx, guestSignal(sig)); err == nil {
 					undelivered.Store(0)
 				}
 				cancel()
