@@ -112,7 +112,7 @@ func run(ctx context.Context, g *globalOptions, o *runOptions, opts runtime.BoxO
 	defer forwardSignals(ctx, at)() // before the handler of the boot goes, so that none falls between
 	if s := signalOf(boot); s != 0 {
 		late, cancel := context.WithTimeout(ctx, callLimit)
-		_ = at.Signal(late, int(s)) // it came while the command started; one that has ended needs none
+		_ = at.Signal(late, guestSignal(s)) // it came while the command started; one that has ended needs none
 		cancel()
 	}
 	stopBoot()

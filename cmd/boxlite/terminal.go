@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/anthropics/boxlite/pkg/runtime"
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 )
@@ -57,6 +58,15 @@ var forwarded = []os.Signal{
 	unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGCONT, unix.SIGALRM,
 }
 
+// guestSignal is a signal's number in the guest: Linux's, whatever this host is.
+func guestSignal(s unix.Signal) int {
+	n, err := runtime.ParseSignal(unix.SignalName(s))
+	if err != nil {
+		return int(s)
+	}
+	return n
+}
+
 // callLimit bounds one small request to a guest that does not answer.
 const callLimit = 5 * time.Second
 
@@ -69,23 +79,40 @@ const maxInterrupts = 3
 // box then ends as it does when its caller dies.
 func forwardSignals(ctx context.Context, s session) (stop func()) {
 	var undelivered atomic.Int32
-	return onSignal(forwarded, func(sig os.Signal) {
-		ends := sig == unix.SIGINT || sig == unix.SIGTERM
-		if ends && undelivered.Add(1) >= maxInterrupts {
+	queue := make(chan unix.Signal, 16)
+	done := make(chan struct{})
+	go func() { // in order, and without keeping the next interrupt from being seen
+		for {
+			select {
+			case sig := <-queue:
+				ctx, cancel := context.WithTimeout(ctx, callLimit)
+				// A command that has ended needs no signal, and there is nobody to tell.
+				if err := s.Signal(ctx, guestSignal(sig)); err == nil {
+					undelivered.Store(0)
+				}
+				cancel()
+			case <-done:
+				return
+			}
+		}
+	}()
+	off := onSignal(forwarded, func(got os.Signal) {
+		sig := got.(unix.Signal)
+		if (sig == unix.SIGINT || sig == unix.SIGTERM) && undelivered.Add(1) >= maxInterrupts {
 			fmt.Fprintf(os.Stderr, "boxlite: interrupted %d times with no answer from the box\n", maxInterrupts)
 			if undo := undoRaw.Load(); undo != nil {
 				(*undo)()
 			}
-			os.Exit(128 + int(sig.(unix.Signal)))
+			os.Exit(128 + int(sig))
 		}
-		go func() { // the next one must not wait for it
-			ctx, cancel := context.WithTimeout(ctx, callLimit)
-			defer cancel()
-			// A command that has ended needs no signal, and there is nobody to tell.
-			if err := s.Signal(ctx, int(sig.(unix.Signal))); err == nil && ends {
-				undelivered.Store(0)
-			}
-		}()
+		select {
+		case queue <- sig:
+		default: // more than anybody means
+		}
+	})
+	return sync.OnceFunc(func() {
+		off()
+		close(done)
 	})
 }
 

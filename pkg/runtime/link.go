@@ -34,11 +34,8 @@ func (b *LiteBox) currentLink() *guestLink {
 // connect opens a link to the agent of a running box. One that shows no sign of
 // life for as long as a boot may is given up.
 func (b *LiteBox) connect(ctx context.Context) (*guestLink, error) {
-	if limit := b.rt.opts.BootStall; limit > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, limit)
-		defer cancel()
-	}
+	ctx, cancel := b.patient(ctx)
+	defer cancel()
 	row, err := b.rt.find(ctx, string(b.id))
 	if err != nil {
 		return nil, err
@@ -69,6 +66,15 @@ func (b *LiteBox) connect(ctx context.Context) (*guestLink, error) {
 		other.client.Close()
 	}
 	return l, nil
+}
+
+// patient bounds the wait for the answer of a box that is known to run by what a
+// boot may take without a sign of life.
+func (b *LiteBox) patient(ctx context.Context) (context.Context, context.CancelFunc) {
+	if limit := b.rt.opts.BootStall; limit > 0 {
+		return context.WithTimeout(ctx, limit)
+	}
+	return context.WithCancel(ctx)
 }
 
 // dropLink closes the link, so that the next call opens one to the next boot.

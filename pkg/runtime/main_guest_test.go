@@ -200,6 +200,17 @@ func TestGuestMainEnds(t *testing.T) {
 			}
 		})
 	}
+	t.Run("started while it ends", func(t *testing.T) {
+		box := mainBox(t, rt, "", `echo run >> /runs; cat /runs | wc -l`)
+		for n := 1; n <= 3; n++ {
+			a, err := box.Attach(ctx, AttachOptions{Start: true})
+			require.NoError(t, err)
+			stdout, _ := collect(t, a)
+			require.Equal(t, fmt.Sprintf("%d\n", n), stdout)
+			_, err = a.Wait(ctx) // the command has ended, the box not yet
+			require.NoError(t, err)
+		}
+	})
 	t.Run("left over", func(t *testing.T) {
 		box := mainBox(t, rt, "", `trap '' TERM; (trap '' TERM; exec sleep 1000) >/dev/null 2>&1 & echo first`)
 		require.NoError(t, box.Start(ctx))

@@ -29,6 +29,22 @@ func (r *Runtime) repair(ctx context.Context, row *state.Box) (*state.Box, error
 	if !gone || alive(row) {
 		return row, nil
 	}
+	r.mu.Lock()
+	p := r.procs[BoxID(row.ID)]
+	r.mu.Unlock()
+	if p != nil && p.PID == row.PID {
+		// Ours: its watcher is about to record it, and to drop the link to its guest.
+		select {
+		case <-p.settled:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		db, err := r.state(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return db.Find(ctx, row.ID)
+	}
 	if !row.Ephemeral {
 		return r.stopped(ctx, row.ID, row.PID, row.PIDStart)
 	}

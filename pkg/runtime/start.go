@@ -54,10 +54,15 @@ func (b *LiteBox) ensure(ctx context.Context, mode bootMode) error {
 	if row, err = b.rt.find(ctx, string(b.id)); err != nil { // somebody may have been first
 		return err
 	}
-	switch s := BoxStatus(row.Status); {
-	case s.IsRunning():
-		return nil
-	case !s.CanStart():
+	if BoxStatus(row.Status).IsRunning() {
+		if ending, err := b.ending(ctx, row, mode); !ending || err != nil {
+			return err
+		}
+		if row, err = b.rt.find(ctx, string(b.id)); err != nil {
+			return err
+		}
+	}
+	if s := BoxStatus(row.Status); !s.CanStart() {
 		return fail(ErrInvalidState, "box %s is %s and cannot be started now", b, s)
 	}
 	b.times.note(PhaseStarting)
@@ -81,6 +86,23 @@ func (b *LiteBox) ensure(ctx context.Context, mode bootMode) error {
 		b.countRun(nil)
 	}
 	return nil
+}
+
+// ending waits for the end of a running box whose command has ended already, so
+// that it can be started again. It reports false for a box that goes on.
+func (b *LiteBox) ending(ctx context.Context, row *state.Box, mode bootMode) (bool, error) {
+	if b.opts.Main == nil || mode == bootIdle {
+		return false, nil
+	}
+	asking, cancel := b.patient(ctx)
+	defer cancel()
+	if ended, err := vmm.MainEnded(asking, b.dir()); err == nil && !ended {
+		return false, nil
+	} else if err != nil && !errors.Is(err, vmm.ErrGone) {
+		return false, wrap(ErrPortal, err, "start box %s", b)
+	}
+	_, err := b.waitEnd(ctx, row)
+	return true, err
 }
 
 // start makes sure that the box runs and returns the link to its guest.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -249,5 +250,42 @@ func FuzzLine(f *testing.F) {
 		if !again.Time.Equal(e.Time) || again.Stream != e.Stream || again.Partial != e.Partial || !bytes.Equal(again.Text, e.Text) {
 			t.Fatalf("%+v became %+v", e, again)
 		}
+	})
+}
+
+// FuzzRead reads files with anything in them, from any line on.
+func FuzzRead(f *testing.F) {
+	line := "2026-01-02T03:04:05Z stdout F text\n"
+	f.Add([]byte(line+line), []byte("2026-01-02T03:04:05Z stderr P half"), 1)
+	f.Add([]byte("\n\n x\n"+line), []byte{}, 0)
+	f.Add([]byte(line), []byte(line), math.MaxInt)
+	f.Add([]byte(strings.Repeat("x", 3*maxLine)+"\n"+line), []byte(line), 7)
+	f.Fuzz(func(t *testing.T, older, current []byte, tail int) {
+		dir := t.TempDir()
+		for name, b := range map[string][]byte{Name + ".1": older, Name: current} {
+			if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		most := bytes.Count(older, []byte("\n")) + bytes.Count(current, []byte("\n"))
+		n := 0
+		for e, err := range Read(t.Context(), dir, Options{Tail: tail}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n++; n > most {
+				t.Fatalf("%d entries in %d lines: %q", n, most, e.Text)
+			}
+		}
+		w := NewWriter(dir)
+		w.Write(time.Now(), Stdout, []byte("after\n"))
+		var last string
+		for e := range Read(t.Context(), dir, Options{Tail: -1}) {
+			last = string(e.Text)
+		}
+		if last != "after" {
+			t.Fatalf("after that the last entry is %q", last)
+		}
+		w.Close()
 	})
 }

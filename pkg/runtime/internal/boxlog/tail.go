@@ -14,10 +14,14 @@ type place struct {
 	amid   [len(streamNames)]bool // streams that were in the middle of an earlier line
 }
 
+// maxTail is more lines than a log has.
+const maxTail = fileCount * fileLimit
+
 // findTail finds where the last n lines of files, oldest first, begin, and which
 // streams are in the middle of an earlier line there. Lines of both streams count;
 // one in several entries counts once.
 func findTail(list []*os.File, n int) (file int, offset int64, amid [len(streamNames)]bool, err error) {
+	n = min(n, maxTail)
 	var lines []place
 	var began [len(streamNames)]*place // lines that have not ended
 	at := place{}

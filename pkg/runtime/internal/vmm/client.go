@@ -79,6 +79,16 @@ func Resize(ctx context.Context, dir string, rows, cols uint16) error {
 // Adopt has the box in a folder outlive its parent.
 func Adopt(ctx context.Context, dir string) error { return tell(ctx, dir, request{Op: opAdopt}) }
 
+// MainEnded reports whether the main command of the box in a folder has ended, and
+// the box is about to stop.
+func MainEnded(ctx context.Context, dir string) (bool, error) {
+	conn, r, err := ask(ctx, dir, request{Op: opStatus})
+	if err != nil {
+		return false, err
+	}
+	return r.Ended, conn.Close()
+}
+
 // Attachment is a connection to a box's main command.
 type Attachment struct {
 	TTY   bool
@@ -143,6 +153,7 @@ func (a *Attachment) Close() error {
 // receive is the only reader of the connection.
 func (a *Attachment) receive() {
 	a.result, a.err = a.records(bufio.NewReaderSize(a.conn, recordLimit+recordHead))
+	a.conn.Close() // nothing comes after the end
 	if a.closing.Load() && a.result == nil {
 		a.err = net.ErrClosed
 	}

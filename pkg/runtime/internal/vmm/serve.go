@@ -40,10 +40,18 @@ func serveClient(ctx context.Context, conn *net.UnixConn, b box) error {
 	}
 	limited, cancel := context.WithTimeout(ctx, answerLimit)
 	defer cancel()
-	return writeFrame(conn, response{Error: answer(limited, b, &q)})
+	var r response
+	if q.Op == opStatus {
+		m := b.main()
+		r.Ended = m != nil && m.outcome() != nil
+	} else {
+		r.Error = act(limited, b, &q)
+	}
+	return writeFrame(conn, r)
 }
 
-func answer(ctx context.Context, b box, q *request) *agentapi.Error {
+// act does what a request asks for.
+func act(ctx context.Context, b box, q *request) *agentapi.Error {
 	switch q.Op {
 	case opStop:
 		b.stop(min(max(q.Grace, 0), maxGrace))

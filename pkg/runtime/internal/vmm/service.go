@@ -26,6 +26,7 @@ const (
 	opSignal = "signal" // the main command
 	opResize = "resize" // its terminal
 	opAdopt  = "adopt"  // the parent's death ends the box no longer
+	opStatus = "status" // of the main command
 )
 
 // request is what a client asks of the box.
@@ -50,6 +51,7 @@ type response struct {
 	Error *agentapi.Error `json:",omitempty"`
 	TTY   bool            `json:",omitempty"` // attach: the command has a terminal
 	Stdin bool            `json:",omitempty"` // attach: it has a standard input
+	Ended bool            `json:",omitempty"` // status: the command has ended
 }
 
 // Types of records. Data records without data are the end of the stream.
