@@ -197,17 +197,37 @@ func TestGuestDebian(t *testing.T) {
 	requireNothingLeft(t, home)
 }
 
-// TestGuestVM boots the kernel alone, to its serial console.
+// TestGuestVM boots kernels alone, to their serial console: ours, and a
+// distribution's by the bzImage protocol.
 func TestGuestVM(t *testing.T) {
 	disk := filepath.Join(t.TempDir(), "disk")
 	require.NoError(t, os.WriteFile(disk, make([]byte, 1<<20), 0o600))
-	cmd := program(t, t.TempDir(), "vm", "--kernel", machinetest.Kernel(t), "--disk", disk+":ro", "--stats",
-		"--cmdline", "console=ttyS0 loglevel=7 reboot=t panic=-1")
-	cmd.Stdin = strings.NewReader("")
-	r := runProgram(t, cmd)
+	for name, c := range map[string]struct {
+		kernel string
+		want   []string
+	}{
+		"ours":    {machinetest.Kernel(t), []string{"Linux version 6.12", "[vda]"}},
+		"bzImage": {machinetest.BzImage(t), []string{"Linux version 6", "debian-kernel@lists.debian.org"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cmd := program(t, t.TempDir(), "vm", "--kernel", c.kernel, "--disk", disk+":ro", "--stats", "--memory", "512",
+				"--cmdline", "console=ttyS0 loglevel=7 reboot=t panic=-1")
+			cmd.Stdin = strings.NewReader("")
+			r := runProgram(t, cmd)
+			require.Zero(t, r.code, r.stderr)
+			for _, w := range append(c.want, "Kernel panic - not syncing: VFS") {
+				require.Contains(t, r.stdout, w)
+			}
+			require.Contains(t, r.stderr, "exits shutdown 1")
+		})
+	}
+}
+
+// TestGuestDoctor asks a host that can run boxes whether it can.
+func TestGuestDoctor(t *testing.T) {
+	machinetest.Need(t)
+	r := runProgram(t, program(t, t.TempDir(), "doctor"))
 	require.Zero(t, r.code, r.stderr)
-	require.Contains(t, r.stdout, "Linux version 6.12")
-	require.Contains(t, r.stdout, "[vda]")
-	require.Contains(t, r.stdout, "Kernel panic - not syncing: VFS")
-	require.Contains(t, r.stderr, "exits shutdown 1")
+	require.Regexp(t, `(?s)instruction.*exit`, r.stdout)
+	require.Equal(t, result{}, runProgram(t, program(t, t.TempDir(), "doctor", "--probe")))
 }

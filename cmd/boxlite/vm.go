@@ -67,7 +67,7 @@ func runVM(ctx context.Context, o *vmOptions) (err error) {
 		}
 		defer cfg.Initrd.Close()
 	}
-	disks, err := openDisks(o.disks)
+	disks, err := openDisks(o.disks, o.cpus)
 	defer func() { err = errors.Join(err, disks.close()) }()
 	if err != nil {
 		return err
@@ -93,6 +93,11 @@ func runVM(ctx context.Context, o *vmOptions) (err error) {
 		printStats(m.Stats())
 	}
 	if err != nil {
+		probe, done := context.WithTimeout(context.Background(), doctorLimit)
+		defer done()
+		if why := machine.Unusable(probe); why != "" {
+			return fmt.Errorf("vm: this host cannot run kernels: %s", why)
+		}
 		return fmt.Errorf("%w\n  hint: `boxlite doctor` tells whether this host's KVM can run kernels\n%slast exits:\n  %s", err, outcome.Registers, strings.Join(m.LastExits(), "\n  "))
 	}
 	if outcome.Reason == hv.ExitKicked {
@@ -111,6 +116,9 @@ func printStats(s machine.Stats) {
 	}
 }
 
+// maxDiskQueues bounds the request queues of a disk, each of which is a goroutine.
+const maxDiskQueues = 4
+
 // disks are the block devices of a VM.
 type disks struct {
 	devices []virtio.Device
@@ -119,7 +127,7 @@ type disks struct {
 
 // openDisks opens "FILE[:ro]" each; what it opened is in the result also when
 // it fails.
-func openDisks(specs []string) (d disks, err error) {
+func openDisks(specs []string, cpus int) (d disks, err error) {
 	for _, s := range specs {
 		path, ro := strings.CutSuffix(s, ":ro")
 		if path == "" {
@@ -129,7 +137,7 @@ func openDisks(specs []string) (d disks, err error) {
 		if err != nil {
 			return d, fmt.Errorf("vm: %w", err)
 		}
-		dev, err := blk.New(file, blk.Config{})
+		dev, err := blk.New(file, blk.Config{Queues: min(cpus, maxDiskQueues)})
 		if err != nil {
 			return d, fmt.Errorf("vm: disk %s: %w", path, err)
 		}

@@ -13,13 +13,19 @@ import (
 type guestLink struct {
 	client *guest.Client
 	image  imageConfig
+	pid    int // of the VM process, with its start time
+	start  uint64
 }
+
+// usable reports whether the link still leads anywhere. The death of the VM may be
+// known to the state before the connection has noticed.
+func (l *guestLink) usable() bool { return l.client.Err() == nil && vmm.Alive(l.pid, l.start) }
 
 // currentLink returns the link that is open, if one is.
 func (b *LiteBox) currentLink() *guestLink {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.link == nil || b.link.client.Err() != nil {
+	if b.link == nil || !b.link.usable() {
 		return nil
 	}
 	return b.link
@@ -32,6 +38,10 @@ func (b *LiteBox) connect(ctx context.Context) (*guestLink, error) {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, limit)
 		defer cancel()
+	}
+	row, err := b.rt.find(ctx, b.id)
+	if err != nil {
+		return nil, err
 	}
 	rec, err := readRecord(b.dir())
 	if err != nil {
@@ -46,14 +56,19 @@ func (b *LiteBox) connect(ctx context.Context) (*guestLink, error) {
 	if err != nil {
 		return nil, wrap(ErrPortal, err, "connect to box %s", b)
 	}
+	l := &guestLink{client: client, image: rec.Config, pid: row.PID, start: row.PIDStart}
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.link != nil && b.link.client.Err() == nil {
-		client.Close() // another goroutine was quicker
-		return b.link, nil
+	other := b.link
+	if other != nil && other.usable() {
+		l, other = other, l // another goroutine was quicker
+	} else {
+		b.link = l
 	}
-	b.link = &guestLink{client: client, image: rec.Config}
-	return b.link, nil
+	b.mu.Unlock()
+	if other != nil {
+		other.client.Close()
+	}
+	return l, nil
 }
 
 // dropLink closes the link, so that the next call opens one to the next boot.

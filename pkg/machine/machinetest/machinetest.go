@@ -30,6 +30,9 @@ func Initramfs(t testing.TB) string { return path(t, "BOXLITE_INITRAMFS") }
 // Boxlite is the path of the boxlite program.
 func Boxlite(t testing.TB) string { return path(t, "BOXLITE_TEST_BINARY") }
 
+// BzImage is the path of a distribution's kernel as its package has it.
+func BzImage(t testing.TB) string { return path(t, "BOXLITE_TEST_BZIMAGE") }
+
 // Image is the OCI layout of a test image: "busybox" or "debian-python".
 func Image(t testing.TB, name string) string {
 	return filepath.Join(path(t, "BOXLITE_TEST_IMAGES"), name)

@@ -151,15 +151,7 @@ func runEmulated(o *options, things []thing) (int, error) {
 	if err != nil {
 		return exitRig, err
 	}
-	cache, err := cacheDir()
-	if err != nil {
-		return exitRig, err
-	}
-	unlock, err := lockCache(cache)
-	if err != nil {
-		return exitRig, err
-	}
-	k, err := findKernel(cache)
+	cache, k, unlock, err := lockedKernel()
 	if err != nil {
 		return exitRig, err
 	}
@@ -178,7 +170,7 @@ func runEmulated(o *options, things []thing) (int, error) {
 	m := &machine{args: o.arguments(k.image)}
 	m.args = append(m.args, "-initrd", fmt.Sprintf("/proc/self/fd/%d", m.fd(archive)))
 	conns := map[string]*net.UnixConn{}
-	for _, id := range []string{"con", "in", "out", "err", "ctl"} {
+	for _, id := range []string{"con", "in", "out", "err", "ctl", "beat"} {
 		if conns[id], err = m.stream(id); err != nil {
 			return exitRig, err
 		}
@@ -186,7 +178,7 @@ func runEmulated(o *options, things []thing) (int, error) {
 	// Without ioeventfd a write to a port is carried out by the CPU that makes
 	// it, so that counted instructions do not depend on other threads.
 	m.args = append(m.args, "-serial", "chardev:con", "-device", "virtio-serial-pci,ioeventfd=off,max_ports=8")
-	for _, id := range []string{"in", "out", "err", "ctl"} {
+	for _, id := range []string{"in", "out", "err", "ctl", "beat"} {
 		m.args = append(m.args, "-device", "virtserialport,chardev="+id+",name=rig."+id)
 	}
 	m.args = append(m.args, strings.Fields(os.Getenv("RIG_QEMU"))...)
@@ -221,6 +213,12 @@ func (m *machine) run(o *options, conns map[string]*net.UnixConn, stdin bool, ph
 	for id, w := range map[string]io.Writer{"con": console, "out": os.Stdout, "err": os.Stderr, "ctl": &control} {
 		copies.Go(func() { io.Copy(w, conns[id]) })
 	}
+	var beat heartbeat
+	every := beatEvery
+	if o.icount {
+		every = countedBeatEvery
+	}
+	beat.start(conns["beat"], every)
 	ended := make(chan error, 1)
 	go func() { ended <- qemu.Wait() }()
 	signals := make(chan os.Signal, 4)
@@ -234,6 +232,10 @@ func (m *machine) run(o *options, conns map[string]*net.UnixConn, stdin bool, ph
 		qemu.Process.Kill()
 		<-ended
 		code, stopped = 128+int(s.(syscall.Signal)), fmt.Errorf("stopped by %v", s)
+	case <-beat.dead:
+		qemu.Process.Kill()
+		<-ended
+		code, stopped = exitHung, fmt.Errorf("the emulated machine hangs: no sign of life for %v", beatLimit)
 	case <-limit.C:
 		qemu.Process.Kill()
 		<-ended

@@ -17,6 +17,7 @@ import (
 // Exit codes besides the command's own.
 const (
 	exitUsage   = 2   // bad flags
+	exitHung    = 123 // the emulated machine does not answer any more, whatever the command does
 	exitTimeout = 124 // the command ran out of time
 	exitRig     = 125 // the rig itself went wrong
 )
@@ -37,6 +38,7 @@ type options struct {
 	dirs    list          // DIR[:DEST]
 	env     list          // K=V
 	modules list          // kernel modules to load besides the usual
+	kernel  bool          // only tell where the machine's kernel is
 	verbose bool          // show the console and the phases
 	argv    []string      // the command
 }
@@ -64,6 +66,9 @@ func run(args []string) (int, error) {
 	if err != nil {
 		return exitUsage, err
 	}
+	if o.kernel {
+		return printKernel()
+	}
 	things, err := o.things()
 	if err != nil {
 		return exitUsage, err
@@ -85,6 +90,7 @@ func parse(args []string) (*options, error) {
 	fs.Var(&o.dirs, "d", "put a folder there: `DIR[:DEST]`, DEST defaults to /rig/NAME")
 	fs.Var(&o.env, "e", "set an environment variable: `K=V`")
 	fs.Var(&o.modules, "k", "load a kernel `module` of the emulated machine, such as erofs or loop")
+	fs.BoolVar(&o.kernel, "kernel", false, "only print the path of the emulated machine's kernel, a bzImage, fetching it if need be")
 	fs.BoolVar(&o.verbose, "v", false, "say how long each phase took; console to stderr")
 	if err := fs.Parse(args); err != nil {
 		return nil, err
@@ -92,6 +98,8 @@ func parse(args []string) (*options, error) {
 	o.limit = time.Duration(*seconds) * time.Second
 	o.argv = fs.Args()
 	switch {
+	case o.kernel:
+		return o, nil
 	case len(o.argv) == 0:
 		return nil, errors.New("no command")
 	case o.cpus < 1 || o.cpus > 16:

@@ -101,6 +101,9 @@ type kernel struct {
 	version string
 }
 
+// bzImage is the image as the package has it.
+func (k *kernel) bzImage() string { return filepath.Join(filepath.Dir(k.image), "vmlinuz") }
+
 // findKernel takes RIG_KERNEL (a package's name), or the newest cloud kernel in
 // the cache, or the newest that Debian's archive has, which goes to the cache.
 func findKernel(cache string) (*kernel, error) {
@@ -121,10 +124,35 @@ func findKernel(cache string) (*kernel, error) {
 	dir := filepath.Join(cache, pkg)
 	k := &kernel{version: strings.TrimPrefix(pkg, "linux-image-"), image: filepath.Join(dir, "kernel")}
 	k.modules = filepath.Join(dir, "lib/modules", k.version, "kernel")
-	if _, err := os.Stat(k.image); err == nil {
+	if _, err := os.Stat(k.bzImage()); err == nil {
 		return k, nil
 	}
 	return k, fetchKernel(dir, pkg, k.version)
+}
+
+// lockedKernel locks the cache and finds the kernel there.
+func lockedKernel() (cache string, k *kernel, unlock func(), err error) {
+	if cache, err = cacheDir(); err != nil {
+		return "", nil, nil, err
+	}
+	if unlock, err = lockCache(cache); err != nil {
+		return "", nil, nil, err
+	}
+	if k, err = findKernel(cache); err != nil {
+		unlock()
+	}
+	return cache, k, unlock, err
+}
+
+// printKernel tells where the kernel is, for tests that boot it as a guest.
+func printKernel() (int, error) {
+	_, k, unlock, err := lockedKernel()
+	if err != nil {
+		return exitRig, err
+	}
+	unlock()
+	fmt.Println(k.bzImage())
+	return 0, nil
 }
 
 func newestInArchive() (string, error) {
@@ -194,17 +222,21 @@ func fetchKernel(dir, pkg, version string) error {
 	if out, err := exec.Command("dpkg-deb", "-x", debs[0], root).CombinedOutput(); err != nil {
 		return fmt.Errorf("dpkg-deb -x %s: %w: %s", pkg, err, out)
 	}
-	image, err := os.ReadFile(filepath.Join(root, "boot/vmlinuz-"+version))
+	bz, err := os.ReadFile(filepath.Join(root, "boot/vmlinuz-"+version))
 	if err != nil {
 		return err
 	}
+	image := bz
 	// Unpacking the image here saves the emulator a second of decompression per start.
-	if elf, err := unpackBzImage(image); err == nil {
+	if elf, err := unpackBzImage(bz); err == nil {
 		image = elf
 	} else {
 		say("%s boots compressed: %v", pkg, err)
 	}
 	if err := os.WriteFile(filepath.Join(root, "kernel"), image, 0o666); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(root, "vmlinuz"), bz, 0o666); err != nil {
 		return err
 	}
 	os.RemoveAll(filepath.Join(root, "boot"))

@@ -155,7 +155,7 @@ func (c *child) build() (err error) {
 	if c.console, err = newConsole(ConsolePath(c.cfg.Dir)); err != nil {
 		return fmt.Errorf("vmm: console log: %w", err)
 	}
-	if c.devices, err = openDevices(&c.cfg, c.console); err != nil {
+	if c.devices, err = openDevices(&c.cfg, c.console, c.log); err != nil {
 		return err
 	}
 	defer func() {

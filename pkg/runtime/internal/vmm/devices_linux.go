@@ -3,6 +3,7 @@ package vmm
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 
 	"github.com/anthropics/boxlite/pkg/virtio"
@@ -21,7 +22,7 @@ type devices struct {
 
 // openDevices makes the devices in the order in which the guest numbers them:
 // see RootDevice and WriteDevice. On an error none is left open.
-func openDevices(cfg *Config, con *console) (d devices, err error) {
+func openDevices(cfg *Config, con *console, log *slog.Logger) (d devices, err error) {
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, d.close())
@@ -32,7 +33,7 @@ func openDevices(cfg *Config, con *console) (d devices, err error) {
 		if err != nil {
 			return d, fmt.Errorf("vmm: root filesystem: %w", err)
 		}
-		if err := d.addDisk(disk, "rootfs"); err != nil {
+		if err := d.addDisk(disk, "rootfs", cfg.CPUs, log); err != nil {
 			return d, err
 		}
 	}
@@ -41,7 +42,7 @@ func openDevices(cfg *Config, con *console) (d devices, err error) {
 		if err != nil {
 			return d, fmt.Errorf("vmm: %w", err)
 		}
-		if err := d.addDisk(disk, "disk"); err != nil {
+		if err := d.addDisk(disk, "disk", cfg.CPUs, log); err != nil {
 			return d, err
 		}
 	}
@@ -67,9 +68,16 @@ func (d *devices) add(dev virtio.Device, done func() error) {
 	d.closes = append(d.closes, done)
 }
 
+// maxQueues bounds the request queues of a disk, each of which is a goroutine.
+const maxQueues = 4
+
 // addDisk owns the disk from here on, also when it fails.
-func (d *devices) addDisk(disk blk.Backend, serial string) error {
-	dev, err := blk.New(disk, blk.Config{Serial: serial})
+func (d *devices) addDisk(disk blk.Backend, serial string, cpus int, log *slog.Logger) error {
+	dev, err := blk.New(disk, blk.Config{
+		Serial: serial, Queues: min(cpus, maxQueues),
+		// A full or failing disk of the host: the guest only learns that its request failed.
+		Log: func(format string, args ...any) { log.Warn(fmt.Sprintf(format, args...), "disk", serial) },
+	})
 	if err != nil {
 		return fmt.Errorf("vmm: %w", err)
 	}
