@@ -10,7 +10,7 @@ GOFILES     := $(shell git ls-files -co --exclude-standard '*.go' '*.s' go.mod g
 FUZZTIME    ?= 5s
 export CGO_ENABLED := 0
 
-.PHONY: all help build kernel initramfs images run test lint unit fuzz test-kvm test-all bench clean
+.PHONY: all help build kernel initramfs images examples run test lint unit fuzz test-kvm test-all bench clean
 
 all: build ## build everything: kernel, initramfs and the boxlite binary
 
@@ -60,10 +60,18 @@ unit: ## unit tests with the race detector
 fuzz: ## every fuzz target for FUZZTIME
 	testdata/tools/fuzz $(FUZZTIME)
 
-test-kvm: build images ## tests that need a guest, on this host's KVM or in the rig
+examples: build/examples/.done ## the programs below examples
+
+build/examples/.done: build/boxlite $(filter examples/%,$(GOFILES))
+	mkdir -p $(@D)
+	go build -trimpath -ldflags '-s -w' -o $(@D)/ ./examples/...
+	@touch $@
+
+test-kvm: build images examples ## tests that need a guest, on this host's KVM or in the rig
 	testdata/tools/test-kvm
 
 test-all: test ## the above and what takes longer
+	BOXLITE_SOAK=200 RIG_TIMEOUT=7200 testdata/tools/test-kvm -timeout 3h
 	testdata/tools/fuzz 60s
 
 bench: build images ## boot and exec figures in virtual milliseconds, for benchstat

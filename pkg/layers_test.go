@@ -58,6 +58,7 @@ var layers = map[string][]string{
 	"cmd/boxlite/...": {
 		"cmd/boxlite/...", "pkg/runtime", "pkg/oci/...", "pkg/machine", "pkg/hv", "pkg/kvm", "pkg/virtio", "pkg/virtio/blk", "pkg/virtio/rng", "pkg/virtio/console",
 	},
+	"examples/...":  {"pkg/runtime", "pkg/machine/machinetest"},
 	"initramfs/...": {"initramfs/...", "pkg/agentapi"},
 	"testdata/...":  {"testdata/..."},
 }

@@ -102,6 +102,7 @@ func forwardResize(ctx context.Context, s session, t *os.File) (stop func()) {
 	return onSignal([]os.Signal{unix.SIGWINCH}, resize)
 }
 
+// onSignal calls do with each signal until stop is called, which may be twice.
 func onSignal(signals []os.Signal, do func(os.Signal)) (stop func()) {
 	ch := make(chan os.Signal, 16)
 	signal.Notify(ch, signals...)
@@ -116,10 +117,10 @@ func onSignal(signals []os.Signal, do func(os.Signal)) (stop func()) {
 			}
 		}
 	}()
-	return func() {
+	return sync.OnceFunc(func() {
 		signal.Stop(ch)
 		close(done)
-	}
+	})
 }
 
 // interruptError is the signal that ended what was being done.

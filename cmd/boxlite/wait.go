@@ -23,11 +23,7 @@ waited for.`,
 					if err != nil {
 						return "", err
 					}
-					code := r.ShellCode()
-					if code < 0 { // of an earlier run, of which only the code is known
-						code = 128 - code
-					}
-					return strconv.Itoa(code), nil
+					return strconv.Itoa(r.ShellCode()), nil
 				})
 			})
 		},

@@ -15,6 +15,12 @@ func Open() (hv.Hypervisor, error) {
 	return nil, fmt.Errorf("machine: no hypervisor for %s/%s: %w", runtime.GOOS, runtime.GOARCH, hv.ErrUnsupported)
 }
 
+// Check returns what Open does.
+func Check() error {
+	_, err := Open()
+	return err
+}
+
 // Unusable says why this host's hypervisor cannot run kernels, and what to do.
 func Unusable(context.Context) string {
 	_, err := Open()

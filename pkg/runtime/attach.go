@@ -9,6 +9,7 @@ import (
 
 	"github.com/anthropics/boxlite/pkg/agentapi"
 	"github.com/anthropics/boxlite/pkg/runtime/internal/guest"
+	"github.com/anthropics/boxlite/pkg/runtime/internal/state"
 	"github.com/anthropics/boxlite/pkg/runtime/internal/vmm"
 )
 
@@ -154,6 +155,7 @@ func (a *Attachment) Detach() error { return a.a.Close() }
 // ErrInvalidState. When nobody knows how the command ended, because its VM was
 // killed, the error is ErrEngine.
 func (b *LiteBox) Wait(ctx context.Context) (ExecResult, error) {
+	defer b.times.note(PhaseStopped)
 	row, err := b.rt.find(ctx, b.id)
 	if err != nil {
 		return ExecResult{}, err
@@ -163,35 +165,45 @@ func (b *LiteBox) Wait(ctx context.Context) (ExecResult, error) {
 	case s.IsConfigured():
 		return ExecResult{}, fail(ErrInvalidState, "box %s was never started: there is nothing to wait for", b)
 	case s.IsActive():
-		if b.opts.Main != nil && !b.owns(row.PID) {
-			// The row of a box that is removed when it stops will not tell.
-			if main, err = b.watchMain(ctx); err != nil {
-				return ExecResult{}, err
-			}
-		}
-		if !b.owns(row.PID) {
-			if err := vmm.Wait(ctx, row.PID, row.PIDStart); err != nil {
-				return ExecResult{}, wrap(ErrEngine, err, "wait for box %s", b)
-			}
-		}
-		if err := b.settle(ctx, row); err != nil {
+		if main, err = b.waitEnd(ctx, row); err != nil {
 			return ExecResult{}, err
 		}
-		b.times.note(PhaseStopped)
 	}
-	if b.opts.Main == nil {
+	switch {
+	case b.opts.Main == nil:
 		return ExecResult{}, nil
-	}
-	if main == nil {
+	case main == nil:
 		main = b.lastMain()
 	}
-	if main == nil {
+	if main != nil && main.Refused == nil {
+		return resultOf(&main.Status), nil
+	}
+	code := 0
+	if main != nil {
+		code = main.ExitCode()
+	} else if row, err = b.rt.find(ctx, b.id); err == nil && row.ExitCode != nil {
+		code = *row.ExitCode // of a run before the last, which was without the command
+	} else {
 		return ExecResult{}, fail(ErrEngine, "box %s: how its command ended is not known: its VM was killed, or failed", b)
 	}
-	if main.Refused != nil {
-		return ExecResult{ExitCode: main.ExitCode()}, nil
+	return ExecResult{ExitCode: code, Signal: max(-code, 0)}, nil
+}
+
+// waitEnd waits for the end of the VM that a row names. It returns how the main
+// command ended where only those who wait can learn it.
+func (b *LiteBox) waitEnd(ctx context.Context, row *state.Box) (main *vmm.MainResult, err error) {
+	if !b.owns(row.PID) {
+		if b.opts.Main != nil {
+			// The row of a box that is removed when it stops will not tell.
+			if main, err = b.watchMain(ctx); err != nil {
+				return nil, err
+			}
+		}
+		if err := vmm.Wait(ctx, row.PID, row.PIDStart); err != nil {
+			return nil, wrap(ErrEngine, err, "wait for box %s", b)
+		}
 	}
-	return resultOf(&main.Status), nil
+	return main, b.settle(ctx, row)
 }
 
 // owns reports whether this runtime started the VM, and so gets its report.

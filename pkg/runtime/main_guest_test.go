@@ -7,11 +7,17 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/anthropics/boxlite/pkg/machine/machinetest"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 )
@@ -67,9 +73,7 @@ func collect(t testing.TB, a *Attachment) (stdout, stderr string) {
 func TestGuestMain(t *testing.T) {
 	rt := newGuestRuntime(t)
 	ctx := testContext(t)
-	box := mainBox(t, rt, "job", `echo out; echo err >&2; printf 'no newline'; read line </etc/go; echo " $line"; exit 42`, func(o *BoxOptions) {
-		o.Env = []EnvVar{{"A", "b"}}
-	})
+	box := mainBox(t, rt, "job", `echo out; echo err >&2; printf 'no newline'; read line </etc/go; echo " $line"; exit 42`)
 	i, err := box.Info(ctx)
 	require.NoError(t, err)
 	require.Equal(t, []string{"sh", "-c"}, i.Command[:2])
@@ -83,9 +87,6 @@ func TestGuestMain(t *testing.T) {
 	require.ErrorIs(t, err, ErrInvalidState)
 	require.ErrorIs(t, box.Signal(ctx, 15), ErrInvalidState)
 
-	// The command waits for a fifo, which the box has as soon as somebody makes it.
-	opts := smallBox(t)
-	_ = opts
 	require.NoError(t, box.Start(ctx))
 	require.NoError(t, box.Start(ctx), "starting twice")
 	other, err := New(Options{HomeDir: rt.HomeDir()})
@@ -120,6 +121,9 @@ func TestGuestMain(t *testing.T) {
 	i, err = box.Info(ctx)
 	require.NoError(t, err)
 	require.Equal(t, r.ExitCode, *i.ExitCode, "of the last run of the command")
+	again, err = box.Wait(ctx)
+	require.NoError(t, err)
+	require.Equal(t, r.ExitCode, again.ExitCode)
 
 	require.NoError(t, elsewhere.Start(ctx))
 	two := []*Attachment{}
@@ -335,4 +339,67 @@ func TestGuestMainExact(t *testing.T) {
 		}
 	}
 	require.Equal(t, sum.Sum(nil), log.Sum(nil), "the log has every byte")
+}
+
+// TestGuestStopSignal runs an image that wants to be stopped by another signal.
+func TestGuestStopSignal(t *testing.T) {
+	rt := newGuestRuntime(t)
+	ctx := testContext(t)
+	from, err := layout.ImageIndexFromPath(machinetest.Image(t, "busybox"))
+	require.NoError(t, err)
+	index, err := from.IndexManifest()
+	require.NoError(t, err)
+	img, err := from.Image(index.Manifests[0].Digest)
+	require.NoError(t, err)
+	cfg, err := img.ConfigFile()
+	require.NoError(t, err)
+	cfg = cfg.DeepCopy()
+	cfg.Config.StopSignal = "SIGUSR2"
+	cfg.Config.Entrypoint = []string{"sh", "-c"}
+	cfg.Config.Cmd = []string{"trap 'exit 5' TERM; trap 'exit 6' USR2; echo ready; while :; do sleep 0.05; done"}
+	img, err = mutate.ConfigFile(img, cfg)
+	require.NoError(t, err)
+	dir := t.TempDir()
+	out, err := layout.Write(dir, empty.Index)
+	require.NoError(t, err)
+	require.NoError(t, out.AppendImage(img, layout.WithPlatform(v1.Platform{OS: cfg.OS, Architecture: cfg.Architecture})))
+
+	box := mainBox(t, rt, "", "", func(o *BoxOptions) { o.Rootfs, o.Main = Image(dir), &MainCommand{} })
+	require.NoError(t, box.Start(ctx))
+	a, err := box.Attach(ctx, AttachOptions{Backlog: true})
+	require.NoError(t, err)
+	_, err = io.ReadFull(a.Stdout(), make([]byte, 6))
+	require.NoError(t, err)
+	i, err := box.Info(ctx)
+	require.NoError(t, err)
+	require.Equal(t, append([]string{"sh", "-c"}, cfg.Config.Cmd...), i.Command)
+	require.NoError(t, box.Stop(ctx))
+	r, err := box.Wait(ctx)
+	require.NoError(t, err)
+	require.Equal(t, 6, r.ExitCode)
+}
+
+// TestGuestExecutionCloses looks at what is open after executions that nobody closes.
+func TestGuestExecutionCloses(t *testing.T) {
+	rt := newGuestRuntime(t)
+	box, err := rt.Create(testContext(t), smallBox(t), "")
+	require.NoError(t, err)
+	defer box.Stop(context.Background())
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // which would close them, too
+	open := func() int {
+		list, err := os.ReadDir("/proc/self/fd")
+		require.NoError(t, err)
+		return len(list)
+	}
+	output(t, box, sh("true"))
+	before := open()
+	for range 5 {
+		output(t, box, sh("echo x"))
+		ex, err := box.Run(testContext(t), Command("cat")) // nobody takes anything
+		require.NoError(t, err)
+		require.NoError(t, ex.Kill(testContext(t)))
+		_, err = ex.Wait(testContext(t))
+		require.NoError(t, err)
+	}
+	require.Eventually(t, func() bool { return open() <= before }, time.Minute, time.Millisecond, "descriptors: %d before", before)
 }

@@ -23,10 +23,8 @@ type MainCommand struct {
 }
 
 func (m *MainCommand) check() error {
-	if len(m.Entrypoint) == 0 && len(m.Args) > 0 && m.Args[0] == "" {
-		if m.Entrypoint != nil {
-			return fail(ErrInvalidArgument, "the command is empty")
-		}
+	if argv := m.resolve(imageConfig{}); m.Entrypoint != nil && len(argv) > 0 && argv[0] == "" {
+		return fail(ErrInvalidArgument, "the command is empty")
 	}
 	for _, list := range [][]string{m.Args, m.Entrypoint} {
 		for _, a := range list {

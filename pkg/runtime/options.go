@@ -206,9 +206,11 @@ func (o *BoxOptions) fill() error {
 		}
 	}
 	if o.Main != nil {
-		if err := o.Main.check(); err != nil {
+		main := *o.Main // the caller's is the caller's
+		if err := main.check(); err != nil {
 			return err
 		}
+		o.Main = &main
 	}
 	return checkText("working directory", o.WorkingDir)
 }

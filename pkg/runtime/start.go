@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/anthropics/boxlite/pkg/agentapi"
-	"github.com/anthropics/boxlite/pkg/hv"
 	"github.com/anthropics/boxlite/pkg/machine"
 	"github.com/anthropics/boxlite/pkg/oci"
 	"github.com/anthropics/boxlite/pkg/runtime/internal/assets"
@@ -39,6 +38,9 @@ func (b *LiteBox) ensure(ctx context.Context, mode bootMode) error {
 		return err
 	}
 	if !BoxStatus(row.Status).IsRunning() {
+		if err := machine.Check(); err != nil { // before the pull: it would be in vain
+			return fail(ErrUnsupportedEngine, "start box %s: this host cannot run boxes: %w", b, err)
+		}
 		if err := b.Pull(ctx); err != nil { // before the lock: a pull may take long
 			return err
 		}
@@ -166,14 +168,7 @@ func (b *LiteBox) bootFailed(p *vmProcess, err error) error {
 	if why := unusable(err); why != "" {
 		return fail(ErrUnsupportedEngine, "start box %s: this host cannot run boxes: %s", b, why)
 	}
-	kind := ErrEngine
-	var boot *vmm.BootError
-	if errors.As(err, &boot) && boot.Report.Cause == vmm.CauseConfig {
-		if _, herr := os.Stat("/dev/kvm"); herr != nil || errors.Is(err, hv.ErrUnsupported) {
-			kind = ErrUnsupportedEngine
-		}
-	}
-	return wrap(kind, err, "start box %s", b)
+	return wrap(ErrEngine, err, "start box %s", b)
 }
 
 // unusable finds out whether a boot failed because this host's hypervisor cannot

@@ -33,6 +33,11 @@ func Boxlite(t testing.TB) string { return path(t, "BOXLITE_TEST_BINARY") }
 // BzImage is the path of a distribution's kernel as its package has it.
 func BzImage(t testing.TB) string { return path(t, "BOXLITE_TEST_BZIMAGE") }
 
+// Example is the path of one of the programs below examples.
+func Example(t testing.TB, name string) string {
+	return filepath.Join(path(t, "BOXLITE_TEST_EXAMPLES"), name)
+}
+
 // Image is the OCI layout of a test image: "busybox" or "debian-python".
 func Image(t testing.TB, name string) string {
 	return filepath.Join(path(t, "BOXLITE_TEST_IMAGES"), name)

@@ -44,6 +44,7 @@ type supervisor struct {
 	begun  chan struct{} // closed by begin
 	begin  func()
 	closed chan struct{} // closed by close: the VM is gone
+	close  func()
 
 	// started is closed when the command runs or was refused, ended when all is
 	// over, which includes that all output was passed on.
@@ -66,6 +67,11 @@ func newSupervisor(m *Main, log *boxlog.Writer) *supervisor {
 		started: make(chan struct{}), ended: make(chan struct{}), stopping: make(chan struct{}),
 	}
 	s.begin = sync.OnceFunc(func() { close(s.begun) })
+	// Clients and their input have nobody to wait for then.
+	s.close = sync.OnceFunc(func() {
+		close(s.closed)
+		s.hub.close()
+	})
 	s.hurry = sync.OnceFunc(func() { close(s.stopping) })
 	if !m.Hold {
 		s.begin()
@@ -302,9 +308,3 @@ const (
 // killLimit is how long the report of a killed command may take, a lagging
 // client included.
 const killLimit = 2*lagLimit + 5*time.Second
-
-// close comes when the VM is gone: clients and their input have nobody to wait for.
-func (s *supervisor) close() {
-	close(s.closed)
-	s.hub.close()
-}

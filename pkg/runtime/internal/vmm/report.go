@@ -42,6 +42,9 @@ func (r *Report) String() string {
 	if r.Detail != "" {
 		fmt.Fprintf(&b, ": %s", r.Detail)
 	}
+	if r.Cause == CauseConfig && r.Hint == "" {
+		return b.String() // nothing ran that there could be more to say of
+	}
 	if r.Hint != "" {
 		fmt.Fprintf(&b, "\n  hint: %s", r.Hint)
 	}
