@@ -1,0 +1,41 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+
+	"github.com/anthropics/boxlite/pkg/runtime/internal/state"
+)
+
+// Rename gives a box another name, whatever it is doing. A name in use is
+// ErrAlreadyExists. The guest of a running box keeps its host name until the box
+// is started again. Handles to the box learn of it when they next look at the
+// box's state: Info knows at once.
+func (r *Runtime) Rename(ctx context.Context, key, name string) error {
+	if err := checkName(name); err != nil {
+		return err
+	}
+	row, err := r.find(ctx, key)
+	if err != nil {
+		return err
+	}
+	db, err := r.state(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = db.Update(ctx, row.ID, func(row *state.Box) error {
+		if row.Name == name {
+			return nil
+		}
+		row.Record(string(EventRename), map[string]string{"oldName": row.Name})
+		row.Name = name
+		return nil
+	})
+	switch {
+	case errors.Is(err, state.ErrExists):
+		return wrap(ErrAlreadyExists, err, "rename box %q to %q: choose another name or remove that box", key, name)
+	case errors.Is(err, state.ErrNotFound):
+		return fail(ErrNotFound, "box %q was removed meanwhile", key)
+	}
+	return wrap(ErrDatabase, err, "rename box %q", key)
+}
