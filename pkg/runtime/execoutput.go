@@ -9,8 +9,9 @@ import (
 
 // newExecution takes over a process. Its connections are closed when it has ended
 // and both outputs are read to their end, so that nobody has to.
-func newExecution(b *LiteBox, p *guest.Process) *Execution {
+func newExecution(b *LiteBox, p *guest.Process, cmd BoxCommand) *Execution {
 	e := &Execution{box: b, proc: p, stdin: p.Stdin}
+	e.tellStart(cmd)
 	pending := new(atomic.Int32) // what has to be over before
 	over := func() {
 		if pending.Add(-1) == 0 {
@@ -28,6 +29,7 @@ func newExecution(b *LiteBox, p *guest.Process) *Execution {
 	}
 	go func() {
 		<-p.Done()
+		e.tellEnd()
 		over()
 	}()
 	return e

@@ -39,7 +39,7 @@ func (b *LiteBox) connect(ctx context.Context) (*guestLink, error) {
 		ctx, cancel = context.WithTimeout(ctx, limit)
 		defer cancel()
 	}
-	row, err := b.rt.find(ctx, b.id)
+	row, err := b.row(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -31,6 +31,8 @@ type Runtime struct {
 	db    *state.DB // opened when first needed
 	store *oci.Store
 	procs map[string]*vmProcess // VM processes this runtime started, by box id
+
+	pending eventQueue
 }
 
 // New opens a home directory, creating it if need be.
@@ -74,6 +76,7 @@ func (r *Runtime) Close() error {
 	for _, p := range boxes {
 		errs = append(errs, p.box.Stop(context.Background()))
 	}
+	r.flushEvents()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.db != nil {

@@ -9,7 +9,7 @@ import (
 // steps are the versions of the schema, each as what makes it of the one before;
 // the first of nothing. SQLite's user_version says how many a file has had. A
 // released step never changes: homes exist that had it.
-var steps = []string{schemaBoxes, schemaExit}
+var steps = []string{schemaBoxes, schemaExit, schemaEvents}
 
 // schemaVersion is the version that this program works with.
 var schemaVersion = len(steps)
@@ -50,7 +50,7 @@ func (s *DB) migrate(ctx context.Context) error {
 	if v > schemaVersion {
 		return newer(v)
 	}
-	return s.write(ctx, func(tx *sql.Tx) error {
+	return s.write(ctx, true, func(tx *sql.Tx) error {
 		// Another process may have been first while this one waited for the lock.
 		if err := tx.QueryRowContext(ctx, "PRAGMA user_version").Scan(&v); err != nil {
 			return err
