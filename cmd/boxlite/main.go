@@ -65,7 +65,7 @@ binary, no daemon, no root.`,
 		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	g.add(c)
-	c.AddCommand(runCommand(g), createCommand(g), startCommand(g), attachCommand(g), logsCommand(g), waitCommand(g), execCommand(g), listCommand(g), stopCommand(g), restartCommand(g), killCommand(g), removeCommand(g), renameCommand(g), inspectCommand(g), infoCommand(g), pullCommand(g), imagesCommand(g), vmCommand(), doctorCommand(), versionCommand(), completionCommand())
+	c.AddCommand(runCommand(g), createCommand(g), startCommand(g), attachCommand(g), logsCommand(g), waitCommand(g), execCommand(g), listCommand(g), stopCommand(g), restartCommand(g), killCommand(g), removeCommand(g), renameCommand(g), inspectCommand(g), infoCommand(g), eventsCommand(g), pullCommand(g), imagesCommand(g), vmCommand(), doctorCommand(), versionCommand(), completionCommand())
 	completeArguments(c, g)
 	return c
 }
