@@ -33,7 +33,7 @@ func (b *LiteBox) startWithoutMain(ctx context.Context) error { return b.ensure(
 
 // ensure makes sure that the box runs. mode is only of meaning where it did not.
 func (b *LiteBox) ensure(ctx context.Context, mode bootMode) error {
-	row, err := b.rt.find(ctx, string(b.id))
+	row, err := b.row(ctx)
 	if err != nil {
 		return err
 	}
@@ -51,7 +51,7 @@ func (b *LiteBox) ensure(ctx context.Context, mode bootMode) error {
 		return wrap(ErrStorage, err, "lock box %s", b.id)
 	}
 	defer lock.Close()
-	if row, err = b.rt.find(ctx, string(b.id)); err != nil { // somebody may have been first
+	if row, err = b.row(ctx); err != nil { // somebody may have been first
 		return err
 	}
 	if BoxStatus(row.Status).IsRunning() {
@@ -112,7 +112,7 @@ func (b *LiteBox) start(ctx context.Context) (*guestLink, error) {
 	}
 	if b.opts.Main != nil {
 		// Starting it would run its command again, which nobody asked for.
-		row, err := b.rt.find(ctx, string(b.id))
+		row, err := b.row(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -171,6 +171,7 @@ func (b *LiteBox) boot(ctx context.Context, mode bootMode) (*vmProcess, error) {
 			row.Options, row.ExitCode = stored, nil
 			row.StartedAt, row.FinishedAt = time.Now(), time.Time{}
 		}
+		row.Record(string(EventStart), map[string]string{"image": row.Image})
 		return nil
 	})
 	go p.watch()
@@ -260,8 +261,8 @@ func (b *LiteBox) guestSetup() agentapi.Setup {
 
 // hostname is the box's name, or the short form of its id, as containers have it.
 func (b *LiteBox) hostname() string {
-	if b.name != "" && len(b.name) <= 63 {
-		return b.name
+	if name := b.Name(); name != "" && len(name) <= 63 {
+		return name
 	}
 	return string(b.id[len(b.id)-12:])
 }
