@@ -86,10 +86,12 @@ func TestPull(t *testing.T) {
 	_, err = s.Pull(t.Context(), srv.host()+"/other", PullOptions{Policy: PullNever})
 	require.ErrorIs(t, err, ErrNotFound)
 
-	require.NoError(t, s.Remove(t.Context(), ref))
+	_, err = s.Remove(t.Context(), ref, RemoveOptions{})
+	require.NoError(t, err)
 	_, err = s.Resolve(t.Context(), ref)
 	require.ErrorIs(t, err, ErrNotFound)
-	require.ErrorIs(t, s.Remove(t.Context(), ref), ErrNotFound)
+	_, err = s.Remove(t.Context(), ref, RemoveOptions{})
+	require.ErrorIs(t, err, ErrNotFound)
 	_, err = s.Resolve(t.Context(), pinned)
 	require.NoError(t, err, "another name of the same image stays")
 }
