@@ -3,6 +3,7 @@ package oci
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"regexp"
@@ -151,7 +152,10 @@ func (s *Store) collect(ctx context.Context, uses []Use) (freed int64, err error
 		freed += onDisk(info)
 		return nil
 	})
-	return freed, err
+	if err != nil {
+		return freed, err
+	}
+	return freed, s.noteOrphans(ctx, uses)
 }
 
 // onDisk is the space a file really takes up, in bytes.
@@ -160,4 +164,48 @@ func onDisk(info fs.FileInfo) int64 {
 		return int64(st.Blocks) * 512 // stat(2): always units of 512 bytes
 	}
 	return info.Size()
+}
+
+// orphansName is a file that is there while the store has, or may have, images
+// that no reference is left of, but a use. It lets whoever ends a use find out
+// with one stat that there is something to remove.
+const orphansName = "orphans"
+
+// noteOrphans brings that file up to date. The store's lock is held exclusively.
+func (s *Store) noteOrphans(ctx context.Context, uses []Use) error {
+	recs, err := s.records(ctx)
+	if err != nil {
+		return err
+	}
+	for _, u := range uses {
+		if u.Image != "" && !namedBesides(recs, nil, u.Image) {
+			return os.WriteFile(s.path(orphansName), nil, 0o644)
+		}
+	}
+	if err := os.Remove(s.path(orphansName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// Collect removes the files of images that lost their last reference while
+// something used them, and that nothing uses any more. It costs next to nothing
+// when there are none.
+func (s *Store) Collect(ctx context.Context, uses Uses) (freed int64, err error) {
+	if _, err := os.Stat(s.path(orphansName)); errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	lock, err := s.lockStore(ctx, syscall.LOCK_EX)
+	if err != nil {
+		return 0, s.diskError(err, 0)
+	}
+	defer lock.Close()
+	used, err := uses.list(ctx)
+	if err == nil {
+		freed, err = s.collect(ctx, used)
+	}
+	if err != nil {
+		return freed, fmt.Errorf("oci: removing unused images: %w", err)
+	}
+	return freed, nil
 }

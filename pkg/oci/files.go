@@ -110,6 +110,7 @@ func readAtMost(r io.Reader, limit int64) ([]byte, error) {
 // owner is dead, and partial downloads nobody came back for.
 func (s *Store) clean() {
 	s.sweep(tmpDir, func(fs.FileInfo) bool { return true })
+	s.sweep(leasesDir, func(fs.FileInfo) bool { return true })
 	s.sweep(partialDir, func(fi fs.FileInfo) bool {
 		return fi.Size() == 0 || time.Since(fi.ModTime()) >= partialKept
 	})

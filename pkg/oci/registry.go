@@ -25,6 +25,7 @@ type registry struct {
 	s     *Store
 	ref   name.Reference
 	guard *guard
+	scope string // of the login: transport.PullScope, or PushScope
 
 	mu     sync.Mutex
 	client *http.Client // after the handshake
@@ -35,7 +36,7 @@ const userAgent = "boxlite"
 
 func (s *Store) newRegistry(ref name.Reference) *registry {
 	host := ref.Context().RegistryStr()
-	return &registry{s: s, ref: ref, guard: newGuard(host, s.isInsecure(host))}
+	return &registry{s: s, ref: ref, scope: transport.PullScope, guard: newGuard(host, s.isInsecure(host))}
 }
 
 func (r *registry) addressed() bool { return true }
@@ -74,7 +75,7 @@ func (r *registry) connect(ctx context.Context) (*http.Client, error) {
 	ctx, stall := watchStall(ctx, r.s.opts.StallTimeout)
 	defer stall.stop()
 	rt, err := transport.NewWithContext(ctx, repo.Registry, auth, transport.NewUserAgent(r.guard, userAgent),
-		[]string{repo.Scope(transport.PullScope)})
+		[]string{repo.Scope(r.scope)})
 	if err != nil {
 		return nil, r.connectError(ctx, err)
 	}

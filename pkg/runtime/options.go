@@ -28,6 +28,13 @@ type Options struct {
 	// $BOXLITE_INITRAMFS, else the one built into the program, else
 	// HomeDir/kernel/initramfs.cpio.
 	Initramfs string
+	// KernelImage is the reference of the OCI artifact with kernel and
+	// initramfs that is pulled once, into the home directory, when they are
+	// found in none of these places: a registry's, or "oci:DIR". Default:
+	// $BOXLITE_KERNEL_IMAGE, else the one that this version was released with.
+	// Where the release names a digest the artifact must have it, wherever it
+	// comes from.
+	KernelImage string
 	// VMMPath is the program to run as VM process. Default: the running
 	// program itself. It must import this package at the same version.
 	VMMPath string
