@@ -64,6 +64,7 @@ binary, no daemon, no root.`,
 	c.CompletionOptions.HiddenDefaultCmd = true
 	c.DisableSuggestions = true // an error is one line
 	g.add(c)
-	c.AddCommand(runCommand(g), listCommand(g), removeCommand(g), pullCommand(g), imagesCommand(g), vmCommand(), doctorCommand(), versionCommand())
+	c.AddCommand(runCommand(g), listCommand(g), removeCommand(g), pullCommand(g), listImagesCommand(g, "images"), imageCommand(g), removeImageCommand(g, "rmi"),
+		pruneCommand(g), systemCommand(g), kernelCommand(g), vmCommand(), doctorCommand(), versionCommand())
 	return c
 }
