@@ -54,6 +54,9 @@ func run(out, version, repository, pin string, args []string) error {
 	}
 	fmt.Println(digest)
 	if pin == "" {
+		if assets.PinDigest != "" && digest != assets.PinDigest {
+			return fmt.Errorf("this tree is pinned to %s: version, sources or tools differ from the release's", assets.PinDigest)
+		}
 		return nil
 	}
 	if repository == "" {
