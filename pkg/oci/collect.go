@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"syscall"
@@ -171,6 +172,12 @@ func onDisk(info fs.FileInfo) int64 {
 // with one stat that there is something to remove.
 const orphansName = "orphans"
 
+// HasOrphans tells whether Collect may have something to do in the store at root.
+func HasOrphans(root string) bool {
+	_, err := os.Stat(filepath.Join(root, orphansName))
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
 // noteOrphans brings that file up to date. The store's lock is held exclusively.
 func (s *Store) noteOrphans(ctx context.Context, uses []Use) error {
 	recs, err := s.records(ctx)
@@ -192,7 +199,7 @@ func (s *Store) noteOrphans(ctx context.Context, uses []Use) error {
 // something used them, and that nothing uses any more. It costs next to nothing
 // when there are none.
 func (s *Store) Collect(ctx context.Context, uses Uses) (freed int64, err error) {
-	if _, err := os.Stat(s.path(orphansName)); errors.Is(err, fs.ErrNotExist) {
+	if !HasOrphans(s.root) {
 		return 0, nil
 	}
 	lock, err := s.lockStore(ctx, syscall.LOCK_EX)

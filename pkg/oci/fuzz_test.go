@@ -131,6 +131,12 @@ func FuzzArchive(f *testing.F) {
 		require.NoError(t, err)
 		defer keep.drop()
 		defer requireClean(t, s) // runs after src is closed
+		if set, err := s.openTar(context.Background(), p); err == nil {
+			if images, err := loadable(set); err == nil {
+				require.NotEmpty(t, images)
+			}
+			set.Close()
+		}
 		src, err := s.openArchive(context.Background(), target{kind: fromArchive, path: p})
 		if err != nil {
 			return

@@ -219,7 +219,7 @@ func TestNoSpace(t *testing.T) {
 	err = s.diskError(&os.PathError{Op: "write", Path: "x", Err: syscall.ENOSPC}, 5<<20)
 	require.ErrorIs(t, err, ErrNoSpace)
 	require.ErrorIs(t, err, syscall.ENOSPC)
-	require.Equal(t, "no space left in "+s.root+": 256.0 KiB free, about 5.0 MiB more needed", err.Error())
+	require.Equal(t, "no space left in "+s.root+": 256.0 KiB free, about 5.0 MiB more needed"+helpSpace, err.Error())
 	require.NoError(t, s.diskError(nil, 1))
 	require.Equal(t, os.ErrClosed, s.diskError(os.ErrClosed, 1))
 }

@@ -69,6 +69,9 @@ func (s *Store) save(ctx context.Context, w io.Writer, keys []string, o SaveOpti
 		if err := keep.add(ctx, s.imagePaths(img)...); err != nil {
 			return err
 		}
+		if _, err := s.layerParts(img); err != nil { // it may have been removed just before
+			return fmt.Errorf("%s: %w", img.Reference, err)
+		}
 		e.ev = newEvents(o.Progress, img.Reference)
 		if err := e.add(img, names); err != nil {
 			return fmt.Errorf("%s: %w", img.Reference, err)

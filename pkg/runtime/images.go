@@ -84,8 +84,8 @@ func (r *Runtime) imageUses(ctx context.Context) ([]oci.Use, error) {
 
 // releaseImages removes images that only a box that is gone by now had kept.
 func (r *Runtime) releaseImages(ctx context.Context) {
-	if _, err := os.Stat(filepath.Join(r.opts.HomeDir, "images")); err != nil {
-		return
+	if !oci.HasOrphans(filepath.Join(r.opts.HomeDir, "images")) {
+		return // the usual case costs one stat
 	}
 	store, err := r.Images()
 	if err == nil {

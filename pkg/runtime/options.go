@@ -22,11 +22,12 @@ type Options struct {
 	// no registry. Default: docker.io.
 	ImageRegistries []string
 	// Kernel is the guest kernel's file name. Default: $BOXLITE_KERNEL, else
-	// the one built into the program, else HomeDir/kernel/vmlinux.
+	// the one built into the program, else HomeDir/kernel/vmlinux, else that
+	// of KernelImage.
 	Kernel string
 	// Initramfs is the file name of the guest's init. Default:
 	// $BOXLITE_INITRAMFS, else the one built into the program, else
-	// HomeDir/kernel/initramfs.cpio.
+	// HomeDir/kernel/initramfs.cpio, else that of KernelImage.
 	Initramfs string
 	// KernelImage is the reference of the OCI artifact with kernel and
 	// initramfs that is pulled once, into the home directory, when they are
@@ -47,7 +48,8 @@ type Options struct {
 	StopGrace time.Duration
 	// Log receives diagnostics. Default: none.
 	Log *slog.Logger
-	// Progress, when set, receives what happens to an image that is pulled.
+	// Progress, when set, receives what happens to an image, or to the kernel
+	// artifact, that is pulled.
 	Progress func(oci.Event)
 }
 
