@@ -42,22 +42,23 @@ var layers = map[string][]string{
 	"pkg/machine": {
 		"pkg/machine/serial", "pkg/hv", "pkg/kvm", "pkg/boot", "pkg/boot/x86", "pkg/guestmem", "pkg/virtio", "pkg/virtio/mmio",
 	},
-	"pkg/oci/...":                     {"pkg/oci/..."},
-	"pkg/runtime/internal/disk/...":   {},
-	"pkg/runtime/internal/state":      {},
-	"pkg/runtime/internal/assets":     {},
-	"pkg/runtime/internal/assets/...": {"pkg/runtime/internal/assets/..."},
-	"pkg/runtime/internal/guest":      {"pkg/agentapi"},
+	"pkg/oci/...":                   {"pkg/oci/..."},
+	"pkg/runtime/internal/disk/...": {},
+	"pkg/runtime/internal/state":    {},
+	"pkg/runtime/internal/boxlog":   {},
+	"pkg/runtime/internal/guest":    {"pkg/agentapi"},
 	"pkg/runtime/internal/vmm": {
-		"pkg/runtime/internal/guest", "pkg/agentapi", "pkg/machine", "pkg/hv", "pkg/virtio",
+		"pkg/runtime/internal/boxlog", "pkg/runtime/internal/guest", "pkg/agentapi", "pkg/machine", "pkg/hv", "pkg/virtio",
 		"pkg/virtio/blk", "pkg/virtio/rng", "pkg/virtio/vsock", "pkg/virtio/console",
 	},
+	"pkg/runtime/internal/assets/...": {"pkg/runtime/internal/assets/..."},
 	"pkg/runtime": {
 		"pkg/machine/machinetest", "pkg/runtime/internal/...", "pkg/agentapi", "pkg/oci", "pkg/machine", "pkg/hv",
 	},
 	"cmd/boxlite/...": {
 		"cmd/boxlite/...", "pkg/runtime", "pkg/oci/...", "pkg/machine", "pkg/hv", "pkg/kvm", "pkg/virtio", "pkg/virtio/blk", "pkg/virtio/rng", "pkg/virtio/console",
 	},
+	"examples/...":  {"pkg/runtime", "pkg/machine/machinetest"},
 	"initramfs/...": {"initramfs/...", "pkg/agentapi"},
 	"testdata/...":  {"testdata/..."},
 }

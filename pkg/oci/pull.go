@@ -127,7 +127,7 @@ func (s *Store) pull(ctx context.Context, t target, want Platform, o PullOptions
 	var img Image
 	if t.kind == fromTree {
 		// The stamp is all there is to ask, even for PullAlways.
-		if img, ok := s.lookup(t, want, stamp); ok {
+		if img, ok := s.lookup(t, want, stamp); ok && (o.Digest == "" || o.Digest == img.Digest) {
 			ev.send("", Cached, 0, 0)
 			return img, nil
 		}
