@@ -45,15 +45,17 @@ func (a Asset) unpack(path string) (err error) {
 }
 
 // Decompress unpacks an asset, refusing more than MaxSize.
-func Decompress(to io.Writer, in io.Reader) error {
+func Decompress(to io.Writer, in io.Reader) error { return decompress(to, in, MaxSize) }
+
+func decompress(to io.Writer, in io.Reader, most int64) error {
 	z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1))
 	if err != nil {
 		return err
 	}
 	defer z.Close()
-	n, err := io.Copy(to, io.LimitReader(z, MaxSize+1))
-	if err == nil && n > MaxSize {
-		err = fmt.Errorf("unpacks to more than %d bytes", MaxSize)
+	n, err := io.Copy(to, io.LimitReader(z, most+1))
+	if err == nil && n > most {
+		err = fmt.Errorf("unpacks to more than %d bytes", most)
 	}
 	return err
 }
