@@ -246,7 +246,7 @@ func TestImageCommands(t *testing.T) {
 
 	// A pull that moves a tag leaves the old image without a name.
 	must(t, home, "rmi", two)
-	require.Contains(t, refused(t, home, "rmi", two), "is not in the image store")
+	require.Contains(t, refused(t, home, "rmi", two), "no such image")
 	require.Contains(t, refused(t, home, "prune"), "-f")
 	require.Contains(t, refused(t, home, "image", "prune", "-a"), "-f")
 	require.Contains(t, must(t, home, "system", "df"), "Images      1")

@@ -114,7 +114,7 @@ func withDigest(recs []recordFile, key string) ([]recordFile, error) {
 func (s *Store) Find(ctx context.Context, key string) ([]Image, error) {
 	recs, _, err := s.match(ctx, key)
 	if err != nil {
-		return nil, fmt.Errorf("oci: %w", err)
+		return nil, keyError("", key, err)
 	}
 	var out []Image
 	for _, r := range recs {
@@ -126,6 +126,14 @@ func (s *Store) Find(ctx context.Context, key string) ([]Image, error) {
 		return nil, fail(ErrNotFound, "oci: %s is in the image store only in part: pull it again", clip(key))
 	}
 	return out, nil
+}
+
+// keyError says what was done to which image, unless err does.
+func keyError(doing, key string, err error) error {
+	if errors.Is(err, ErrReference) {
+		return err
+	}
+	return fmt.Errorf("oci: %s%s: %w", doing, clip(key), err)
 }
 
 // match returns the records that key names. byDigest: it did not name them by a
@@ -161,7 +169,7 @@ func (s *Store) match(ctx context.Context, key string) (recs []recordFile, byDig
 			return recs, true, err
 		}
 	}
-	return nil, false, fail(ErrNotFound, "%s is not in the image store; `boxlite images` lists what is", clip(key))
+	return nil, false, fail(ErrNotFound, "no such image in the image store; `boxlite images` lists what is there")
 }
 
 func inRepository(all []recordFile, repo name.Repository) []recordFile {

@@ -39,7 +39,7 @@ type Removed struct {
 func (s *Store) Remove(ctx context.Context, key string, o RemoveOptions) (Removed, error) {
 	r, err := s.remove(ctx, key, o)
 	if err != nil {
-		return r, fmt.Errorf("oci: removing %s: %w", clip(key), err)
+		return r, keyError("removing ", key, err)
 	}
 	return r, nil
 }

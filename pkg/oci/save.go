@@ -48,10 +48,7 @@ func (s *Store) Save(ctx context.Context, w io.Writer, keys []string, o SaveOpti
 	if o.Platform.isZero() {
 		o.Platform = s.opts.Platform
 	}
-	if err := s.save(ctx, w, keys, o); err != nil {
-		return fmt.Errorf("oci: saving images: %w", err)
-	}
-	return nil
+	return s.save(ctx, w, keys, o)
 }
 
 func (s *Store) save(ctx context.Context, w io.Writer, keys []string, o SaveOptions) error {
@@ -70,11 +67,11 @@ func (s *Store) save(ctx context.Context, w io.Writer, keys []string, o SaveOpti
 			return err
 		}
 		if _, err := s.layerParts(img); err != nil { // it may have been removed just before
-			return fmt.Errorf("%s: %w", img.Reference, err)
+			return keyError("saving ", img.Reference, err)
 		}
 		e.ev = newEvents(o.Progress, img.Reference)
 		if err := e.add(img, names); err != nil {
-			return fmt.Errorf("%s: %w", img.Reference, err)
+			return keyError("saving ", img.Reference, err)
 		}
 	}
 	a := archive{tw: tar.NewWriter(w), done: map[string]bool{}}
@@ -83,10 +80,13 @@ func (s *Store) save(ctx context.Context, w io.Writer, keys []string, o SaveOpti
 	} else {
 		err = e.writeLayout(&a)
 	}
-	if err != nil {
-		return err
+	if err == nil { // or half an archive would look like a whole one
+		err = a.tw.Close()
 	}
-	return a.tw.Close()
+	if err != nil {
+		return fmt.Errorf("oci: saving images: %w", err)
+	}
+	return nil
 }
 
 // choice is the image that key means, for a platform, and the names it goes by.
