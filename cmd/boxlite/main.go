@@ -69,7 +69,8 @@ binary, no daemon, no root.`,
 		runCommand(g), createCommand(g), startCommand(g), attachCommand(g), logsCommand(g), waitCommand(g), execCommand(g),
 		listCommand(g), stopCommand(g), restartCommand(g), killCommand(g), removeCommand(g), renameCommand(g), inspectCommand(g),
 		copyCommand(g), topCommand(g), statsCommand(g), eventsCommand(g), infoCommand(g),
-		pullCommand(g), imagesCommand(g),
+		pullCommand(g), listImagesCommand(g, "images"), imageCommand(g), removeImageCommand(g, "rmi"), pruneCommand(g), systemCommand(g),
+		kernelCommand(g),
 		vmCommand(), doctorCommand(), versionCommand(), completionCommand(),
 	)
 	completeArguments(c, g)

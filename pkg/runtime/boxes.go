@@ -154,7 +154,11 @@ func (r *Runtime) discard(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	return wrap(ErrDatabase, db.Delete(ctx, id, string(EventDestroy)), "remove box %s", id)
+	if err := db.Delete(ctx, id, string(EventDestroy)); err != nil {
+		return wrap(ErrDatabase, err, "remove box %s", id)
+	}
+	r.releaseImages(ctx)
+	return nil
 }
 
 func (r *Runtime) find(ctx context.Context, key string) (*state.Box, error) {
