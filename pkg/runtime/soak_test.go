@@ -23,10 +23,12 @@ import (
 )
 
 // soakEnv makes this test binary a program that works on a home until it is
-// killed; soakRounds says how often the test kills.
+// killed; soakRounds says how often the test kills, and soakSeed repeats the
+// choices of an earlier run: what is killed and when, and what the program does.
 const (
 	soakEnv    = "BOXLITE_TEST_SOAK_HOME"
 	soakRounds = "BOXLITE_SOAK"
+	soakSeed   = "BOXLITE_SOAK_SEED"
 )
 
 // soakBox is the box whose disk must keep what was acknowledged.
@@ -49,7 +51,11 @@ func soakWork(home string) error {
 	if err != nil {
 		return err
 	}
-	r := rand.New(rand.NewPCG(uint64(os.Getpid()), 1))
+	seed, err := strconv.ParseUint(os.Getenv(soakSeed), 10, 64)
+	if err != nil {
+		return err
+	}
+	r := rand.New(rand.NewPCG(seed, 1))
 	for i := 0; ; i++ {
 		n := fmt.Sprintf("%d.%d", os.Getpid(), i)
 		ex, err := box.Run(ctx, sh("echo "+n+" >> /data && sync /data").WithStdin(false))
@@ -116,7 +122,12 @@ func TestGuestSoak(t *testing.T) {
 		rounds = n
 	}
 	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
+	if s := os.Getenv(soakSeed); s != "" {
+		var err error
+		seed, err = strconv.ParseUint(s, 10, 64)
+		require.NoError(t, err)
+	}
+	t.Logf("%s=%d", soakSeed, seed)
 	random := rand.New(rand.NewPCG(seed, 2))
 	home := t.TempDir()
 	seen := &soakSeen{boxes: map[string]string{}}
@@ -141,7 +152,7 @@ func soakKill(t *testing.T, home string, seen *soakSeen, random *rand.Rand) {
 	exe, err := os.Executable()
 	require.NoError(t, err)
 	cmd := exec.Command(exe)
-	cmd.Env = append(os.Environ(), soakEnv+"="+home)
+	cmd.Env = append(os.Environ(), soakEnv+"="+home, fmt.Sprintf("%s=%d", soakSeed, random.Uint64()))
 	var errs strings.Builder
 	cmd.Stderr = &errs
 	out, err := cmd.StdoutPipe()

@@ -1,0 +1,58 @@
+package runtime
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"os"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// exactBytes is how much the test below sends each way: 10 GB with BOXLITE_SOAK,
+// less in a quick run.
+func exactBytes() int64 {
+	if os.Getenv(soakRounds) != "" {
+		return 10e9
+	}
+	return 16 << 20
+}
+
+// TestGuestExact sends very many bytes into a command and takes them out again:
+// each has to be the one that was sent, at its place, and the end to be the end.
+func TestGuestExact(t *testing.T) {
+	box, _ := startedBox(t)
+	ctx := t.Context() // the amount decides how long it takes
+	ex, err := box.Run(ctx, Command("cat"))
+	require.NoError(t, err)
+	size := exactBytes()
+	var seed [32]byte
+	sent := make(chan error, 1)
+	in := ex.Stdin()
+	go func() {
+		_, err := io.Copy(in, io.LimitReader(rand.NewChaCha8(seed), size))
+		sent <- errors.Join(err, in.Close())
+	}()
+	same := rand.NewChaCha8(seed)
+	out, got, want := ex.Stdout(), make([]byte, 64<<10), make([]byte, 64<<10)
+	var total int64
+	for {
+		n, err := io.ReadFull(out, got)
+		same.Read(want[:n])
+		if !bytes.Equal(got[:n], want[:n]) {
+			t.Fatalf("bytes %d to %d are not those that were sent", total, total+int64(n))
+		}
+		total += int64(n)
+		if err == io.EOF || err == io.ErrUnexpectedEOF {
+			break
+		}
+		require.NoError(t, err)
+	}
+	require.Equal(t, size, total)
+	require.NoError(t, <-sent)
+	r, err := ex.Wait(ctx)
+	require.NoError(t, err)
+	require.True(t, r.Success())
+}
