@@ -161,7 +161,7 @@ func TestGuestKept(t *testing.T) {
 	machinetest.Need(t)
 	home := t.TempDir()
 	require.Zero(t, runProgram(t, program(t, home, "run", "--name", "kept", "--cpus", "1", "--memory", "256", machinetest.Image(t, "busybox"), "true")).code)
-	r := runProgram(t, program(t, home, "ls"))
+	r := runProgram(t, program(t, home, "ls", "-a"))
 	require.Contains(t, r.stdout, "kept")
 	require.Contains(t, r.stdout, "stopped")
 	r = runProgram(t, program(t, home, "run", "--name", "kept", machinetest.Image(t, "busybox"), "true"))

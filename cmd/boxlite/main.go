@@ -6,13 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
 
 // Exit codes of our own; every other code is the command's in the box.
 const (
-	exitFailed = 125 // boxlite could not do it
+	exitFailed = 125 // boxlite could not do it; see also exitSome
 )
 
 // exitError ends the program with a code, after a message where there is one.
@@ -60,15 +61,30 @@ func root() *cobra.Command {
 binary, no daemon, no root.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
+		Args:          unknownCommand,
+		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	c.CompletionOptions.HiddenDefaultCmd = true
-	c.DisableSuggestions = true // an error is one line
 	g.add(c)
 	c.AddCommand(
 		runCommand(g), createCommand(g), startCommand(g), attachCommand(g), logsCommand(g), waitCommand(g), execCommand(g),
-		listCommand(g), removeCommand(g), copyCommand(g), topCommand(g), statsCommand(g),
+		listCommand(g), inspectCommand(g), stopCommand(g), restartCommand(g), killCommand(g), removeCommand(g), renameCommand(g), eventsCommand(g),
+		copyCommand(g), topCommand(g), statsCommand(g),
 		pullCommand(g), imagesCommand(g),
-		vmCommand(), doctorCommand(), versionCommand(),
+		infoCommand(g), vmCommand(), doctorCommand(), versionCommand(), completionCommand(),
 	)
+	completeArguments(c, g)
 	return c
+}
+
+// unknownCommand tells of a word that is no command what it may have been, in one line.
+func unknownCommand(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	c.SuggestionsMinimumDistance = 2
+	help := "see boxlite --help"
+	if like := c.SuggestionsFor(args[0]); len(like) > 0 {
+		help = "did you mean " + strings.Join(like, " or ") + "? " + help
+	}
+	return fmt.Errorf("there is no command %q: %s", args[0], help)
 }

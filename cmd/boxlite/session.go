@@ -147,20 +147,21 @@ func onRuntime(g *globalOptions, do func(*runtime.Runtime) error) (err error) {
 	return do(rt)
 }
 
-// onEach does the same for each of several boxes: all are tried, and the names of
-// those that worked printed.
-func onEach(ctx context.Context, rt *runtime.Runtime, names []string, do func(*runtime.LiteBox) (string, error)) (err error) {
+// onEach does the same for one box after the other: all are tried, and what do
+// says, or else the name, is printed of those that worked.
+func onEach(ctx context.Context, rt *runtime.Runtime, names []string, do func(*runtime.LiteBox) (string, error)) error {
+	var failed failures
 	for _, name := range names {
-		box, berr := rt.Get(ctx, name)
-		if berr == nil {
+		box, err := rt.Get(ctx, name)
+		if err == nil {
 			var said string
-			if said, berr = do(box); berr == nil {
+			if said, err = do(box); err == nil {
 				fmt.Println(orElse(said, name))
 			}
 		}
-		err = errors.Join(err, berr)
+		failed.add(err)
 	}
-	return err
+	return failed.code()
 }
 
 func orElse(s, otherwise string) string {

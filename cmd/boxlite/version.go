@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"runtime"
 	"runtime/debug"
 
@@ -11,15 +12,29 @@ import (
 // version is set by the linker; builds without it take the module's.
 var version string
 
+// versionInfo is what `boxlite version` shows.
+type versionInfo struct{ Version, OS, Arch, GoVersion string }
+
 func versionCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "version",
+	var f format
+	c := &cobra.Command{
+		Use:   "version [flags]",
 		Short: "Print the version",
-		Args:  cobra.NoArgs,
-		Run: func(*cobra.Command, []string) {
-			fmt.Printf("boxlite %s %s/%s %s\n", versionString(), runtime.GOOS, runtime.GOARCH, runtime.Version())
+		Long:  "Prints the version of boxlite, what it was built for, and the Go version that built it.",
+		Example: `  boxlite version
+  boxlite version --format '{{.Version}}'`,
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			v := versionInfo{versionString(), runtime.GOOS, runtime.GOARCH, runtime.Version()}
+			if f == "" || f == "table" {
+				fmt.Printf("boxlite %s %s/%s %s\n", v.Version, v.OS, v.Arch, v.GoVersion)
+				return nil
+			}
+			return list(os.Stdout, f, []versionInfo{v}, nil, nil)
 		},
 	}
+	f.add(c)
+	return c
 }
 
 func versionString() string {

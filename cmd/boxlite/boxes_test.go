@@ -1,0 +1,351 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/anthropics/boxlite/pkg/runtime"
+	"github.com/creack/pty"
+	"github.com/stretchr/testify/require"
+)
+
+// output runs the command line in this process, as call does, and returns what it
+// printed, too.
+func output(t *testing.T, args ...string) result {
+	t.Helper()
+	old := os.Stdout
+	f, err := os.Create(filepath.Join(t.TempDir(), "stdout"))
+	require.NoError(t, err)
+	defer f.Close()
+	os.Stdout = f
+	defer func() { os.Stdout = old }()
+	code, stderr := call(t, args...)
+	b, err := os.ReadFile(f.Name())
+	require.NoError(t, err)
+	return result{string(b), stderr, code}
+}
+
+// madeBoxes makes a home with boxes that never ran, and returns a function that
+// runs a command line on it, and the ids.
+func madeBoxes(t *testing.T) (do func(args ...string) result, ids map[string]string) {
+	t.Helper()
+	home := t.TempDir()
+	rt, err := runtime.New(runtime.Options{HomeDir: home})
+	require.NoError(t, err)
+	ids = make(map[string]string)
+	for _, b := range []struct {
+		name, image string
+		labels      map[string]string
+	}{
+		{"web", "nginx:1.27", map[string]string{"tier": "front", "team": "a"}},
+		{"web-2", "nginx", map[string]string{"tier": "front", "team": "b"}},
+		{"db", "ghcr.io/o/postgres:17", map[string]string{"tier": "back"}},
+	} {
+		box, err := rt.Create(t.Context(), runtime.BoxOptions{
+			Rootfs: runtime.Image(b.image), Labels: b.labels, KeepOnStop: true, Env: []runtime.EnvVar{{Name: "A", Value: "<1>"}},
+			Main: &runtime.MainCommand{Args: []string{"sh", "-c", "echo a command that is long\x1b[31m"}},
+		}, b.name)
+		require.NoError(t, err)
+		ids[b.name] = string(box.ID())
+	}
+	require.NoError(t, rt.Close())
+	return func(args ...string) result {
+		t.Helper()
+		return output(t, append([]string{"--home", home}, args...)...)
+	}, ids
+}
+
+func TestListFilters(t *testing.T) {
+	do, ids := madeBoxes(t)
+	for name, c := range map[string]struct {
+		args []string
+		want string // names, newest first
+	}{
+		"running ones":       {nil, ""},
+		"all":                {[]string{"-a"}, "db web-2 web"},
+		"last":               {[]string{"-n", "2"}, "db web-2"},
+		"last 0":             {[]string{"-n", "0"}, ""},
+		"latest":             {[]string{"-l"}, "db"},
+		"latest of a filter": {[]string{"-l", "--filter", "name=web"}, "web-2"},
+		"status":             {[]string{"--filter", "status=configured"}, "db web-2 web"},
+		"docker's status":    {[]string{"--filter", "status=created"}, "db web-2 web"},
+		"two statuses":       {[]string{"--filter", "status=running", "--filter", "status=configured"}, "db web-2 web"},
+		"other status":       {[]string{"--filter", "status=stopped"}, ""},
+		"part of a name":     {[]string{"-a", "--filter", "name=we"}, "web-2 web"},
+		"two names":          {[]string{"-a", "--filter", "name=d", "--filter", "name=-2"}, "db web-2"},
+		"id":                 {[]string{"-a", "--filter", "id=" + strings.ToLower(ids["db"])}, "db"},
+		"label":              {[]string{"-a", "--filter", "label=team"}, "web-2 web"},
+		"label's value":      {[]string{"-a", "--filter", "label=team=b"}, "web-2"},
+		"all of two labels":  {[]string{"-a", "--filter", "label=tier=front", "--filter", "label=team=a"}, "web"},
+		"image":              {[]string{"-a", "--filter", "ancestor=nginx"}, "web-2 web"},
+		"image with a tag":   {[]string{"-a", "--filter", "ancestor=nginx:1.27"}, "web"},
+		"two kinds":          {[]string{"-a", "--filter", "ancestor=nginx", "--filter", "label=team=b"}, "web-2"},
+		"registry is no tag": {[]string{"-a", "--filter", "ancestor=ghcr.io"}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := do(append([]string{"ls", "--format", "{{.Name}}"}, c.args...)...)
+			require.Equal(t, 0, r.code, r.stderr)
+			require.Equal(t, c.want, strings.Join(strings.Fields(r.stdout), " "))
+		})
+	}
+	for _, bad := range []string{"name", "name=", "colour=red", "status=asleep"} {
+		r := do("ls", "--filter", bad)
+		require.Equal(t, exitFailed, r.code)
+		require.Contains(t, r.stderr, "--filter")
+	}
+}
+
+func TestListShows(t *testing.T) {
+	do, ids := madeBoxes(t)
+	r := do("ps", "-aq")
+	require.Equal(t, result{ids["db"] + "\n" + ids["web-2"] + "\n" + ids["web"] + "\n", "", 0}, r)
+	lines := strings.Split(do("ls", "-a").stdout, "\n")
+	require.Equal(t, strings.Fields("ID NAME IMAGE COMMAND STATUS CREATED"), strings.Fields(lines[0]))
+	id := strings.Fields(lines[1])[0]
+	require.GreaterOrEqual(t, len(id), shortID)
+	require.Equal(t, id+"\n", do("inspect", "-f", "{{slice .ID 0 "+fmtInt(len(id))+"}}", id).stdout, "a shown id names its box")
+	require.NotContains(t, lines[1], "\x1b")
+	require.Contains(t, lines[1], `"sh -c echo a comman…"`)
+	require.Contains(t, lines[1], "configured")
+	require.Contains(t, lines[1], "just now")
+	whole := do("ls", "-a", "--no-trunc").stdout
+	require.Contains(t, whole, ids["web"])
+	require.Contains(t, whole, `"sh -c echo a command that is long\x1b[31m"`)
+	var row runtime.BoxInfo
+	require.NoError(t, json.NewDecoder(strings.NewReader(do("ls", "-a", "--format", "json").stdout)).Decode(&row))
+	require.Equal(t, "db", row.Name)
+}
+
+func fmtInt(n int) string { b, _ := json.Marshal(n); return string(b) }
+
+func TestUnambiguous(t *testing.T) {
+	boxes := func(ids ...string) (out []runtime.BoxInfo) {
+		for _, id := range ids {
+			out = append(out, runtime.BoxInfo{ID: runtime.BoxID(id)})
+		}
+		return out
+	}
+	require.Equal(t, 12, unambiguous(nil))
+	require.Equal(t, 12, unambiguous(boxes("01HV0000000000000000000002")))
+	require.Equal(t, 12, unambiguous(boxes("01HV0000000100000000000002", "01HV0000000000000000000001")))
+	require.Equal(t, 20, unambiguous(boxes("01HV0000000000000001000000", "01HV0000000000000000000000")))
+	require.Equal(t, 26, unambiguous(boxes("01HV0000000000000000000002", "01HV0000000000000000000001")))
+}
+
+func TestStatusText(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	code := func(n int) *int { return &n }
+	for want, b := range map[string]runtime.BoxInfo{
+		"configured":                 {Status: runtime.StatusConfigured},
+		"running 5 minutes":          {Status: runtime.StatusRunning, StartedAt: now.Add(-5*time.Minute - 59*time.Second)},
+		"running less than a second": {Status: runtime.StatusRunning, StartedAt: now.Add(time.Minute)}, // the clock was set back
+		"running":                    {Status: runtime.StatusRunning},
+		"stopping":                   {Status: runtime.StatusStopping, StartedAt: now},
+		"stopped (3) 2 hours ago":    {Status: runtime.StatusStopped, ExitCode: code(3), StartedAt: now.Add(-72 * time.Hour), FinishedAt: now.Add(-2 * time.Hour)},
+		"stopped (137) 1 week ago":   {Status: runtime.StatusStopped, ExitCode: code(-9), FinishedAt: now.Add(-8 * 24 * time.Hour)},
+		"stopped 1 second ago":       {Status: runtime.StatusStopped, LastUpdated: now.Add(-time.Second)},
+		"unknown":                    {Status: runtime.StatusUnknown},
+	} {
+		require.Equal(t, want, statusText(b, now))
+	}
+	for want, d := range map[string]time.Duration{"1 minute": time.Minute, "13 days": 0, "2 weeks": 14 * 24 * time.Hour, "1 month": 30 * 24 * time.Hour, "3 years": 1100 * 24 * time.Hour} {
+		if d != 0 {
+			require.Equal(t, want, span(d))
+		}
+	}
+}
+
+func TestInspect(t *testing.T) {
+	do, ids := madeBoxes(t)
+	r := do("inspect", "db", "gone", ids["web"][:20], "lost")
+	require.Equal(t, exitSome, r.code)
+	require.Equal(t, "boxlite: no box has the id or name \"gone\"\nboxlite: no box has the id or name \"lost\"\n", r.stderr)
+	var got []inspected
+	require.NoError(t, json.Unmarshal([]byte(r.stdout), &got))
+	require.Len(t, got, 2)
+	require.Equal(t, "db", got[0].Name)
+	require.Equal(t, ids["web"], string(got[1].ID))
+	require.Equal(t, "<1>", got[1].Options.Env[0].Value)
+	require.Equal(t, "nginx:1.27", got[1].Options.Rootfs.Image)
+	require.Contains(t, r.stdout, "<1>", "text is not escaped for web pages")
+	require.Equal(t, result{"[]\n", "boxlite: no box has the id or name \"gone\"\n", exitSome}, do("inspect", "gone"))
+	require.Equal(t, result{"configured db\nconfigured web\n", "", 0}, do("inspect", "-f", "{{.Status}} {{.Name}}", "db", "web"))
+	require.Equal(t, 2, strings.Count(do("inspect", "-f", "json", "db", "web").stdout, "\n"))
+	require.Equal(t, exitFailed, do("inspect", "-f", "{{.Nothing}}", "db").code)
+}
+
+// TestManyBoxes looks at commands on several boxes of which some fail.
+func TestManyBoxes(t *testing.T) {
+	do, ids := madeBoxes(t)
+	none := "boxlite: no box has the id or name \"gone\"\n"
+	require.Equal(t, result{"db\nweb\n", none, exitSome}, do("stop", "db", "gone", "web"), "stopping what does not run is no failure")
+	r := do("kill", "db", "gone")
+	require.Equal(t, exitSome, r.code)
+	require.Contains(t, r.stderr, "is configured\n"+none)
+	require.Contains(t, do("kill", "-s", "HUP", "db").stderr, "start it first")
+	require.Equal(t, result{"", none, exitSome}, do("restart", "gone"))
+	require.Equal(t, result{"", none, exitSome}, do("start", "gone"))
+	require.Equal(t, result{"", none, exitSome}, do("wait", "gone"))
+	for _, bad := range [][]string{{"stop", "-t", "-1", "db"}, {"kill", "-s", "NONE", "db"}, {"restart", "-t", "x", "db"}, {"stop"}, {"rm"}, {"rm", "-a", "db"}} {
+		require.Equal(t, exitFailed, do(bad...).code, bad)
+	}
+
+	require.Equal(t, result{}, do("rename", "db", "store"))
+	r = do("rename", "store", "web")
+	require.Equal(t, exitSome, r.code)
+	require.Contains(t, r.stderr, `"web" belongs to box `+ids["web"])
+	require.Equal(t, exitSome, do("rename", "gone", "x").code)
+	require.Contains(t, do("rename", "store", "a/b").stderr, `name "a/b"`)
+	require.Equal(t, "store\n", do("inspect", "-f", "{{.Name}}", ids["db"]).stdout)
+
+	require.Equal(t, result{"store\n", none, exitSome}, do("rm", "gone", "store"))
+	require.Equal(t, result{"gone\n", none, 0}, do("rm", "-f", "gone"), "as docker has it")
+	r = do("rm", "-a")
+	require.Equal(t, exitFailed, r.code)
+	require.Contains(t, r.stderr, "add -f")
+	require.Equal(t, result{ids["web-2"] + "\n" + ids["web"] + "\n", "", 0}, do("rm", "-a", "-f"))
+	require.Equal(t, result{}, do("rm", "-a"), "there are none left to ask about")
+}
+
+// TestRemoveAllAsks answers on a terminal.
+func TestRemoveAllAsks(t *testing.T) {
+	do, ids := madeBoxes(t)
+	answer := func(text string) result {
+		ours, theirs, err := pty.Open()
+		require.NoError(t, err)
+		defer ours.Close()
+		defer theirs.Close()
+		old := os.Stdin
+		os.Stdin = theirs
+		defer func() { os.Stdin = old }()
+		_, err = ours.WriteString(text)
+		require.NoError(t, err)
+		return do("rm", "--all")
+	}
+	for _, no := range []string{"\n", "n\n", "yess\n", "\x04"} {
+		r := answer(no)
+		require.Equal(t, exitFailed, r.code, no)
+		require.Contains(t, r.stderr, "all 3 boxes")
+		require.Contains(t, r.stderr, "nothing was removed")
+	}
+	require.Equal(t, result{ids["db"] + "\n" + ids["web-2"] + "\n" + ids["web"] + "\n", "Remove all 3 boxes with their disks? [y/N] ", 0}, answer("Y\n"))
+}
+
+func TestInfo(t *testing.T) {
+	t.Setenv("BOXLITE_KERNEL", "/some/kernel")
+	do, _ := madeBoxes(t)
+	r := do("info", "--format", "json")
+	require.Equal(t, 0, r.code, r.stderr)
+	var got hostInfo
+	require.NoError(t, json.Unmarshal([]byte(r.stdout), &got))
+	require.Equal(t, 3, got.Boxes)
+	require.Equal(t, 0, got.BoxesRunning)
+	require.Equal(t, runtime.GuestKernel{Path: "/some/kernel", Source: "$BOXLITE_KERNEL"}, got.Kernel)
+	require.Equal(t, got.Virtualization, got.VirtualizationHelp == "")
+	require.Equal(t, got.Home+"\n", do("info", "--format", "{{.Home}}").stdout)
+	text := do("info").stdout
+	require.Contains(t, text, "/some/kernel ($BOXLITE_KERNEL)")
+	require.Regexp(t, `(?m)^Boxes: +3, 0 of them running$`, text)
+}
+
+func TestVersion(t *testing.T) {
+	require.Regexp(t, `^boxlite \S+ \w+/\w+ go\S+\n$`, output(t, "version").stdout)
+	var v versionInfo
+	require.NoError(t, json.Unmarshal([]byte(output(t, "version", "--format", "json").stdout), &v))
+	require.Equal(t, versionString(), v.Version)
+}
+
+func TestUnknownCommand(t *testing.T) {
+	for word, want := range map[string]string{"rnu": "run", "stp": "stop", "inspct": "inspect", "remove": "--help", "--x": "--x"} {
+		r := output(t, word)
+		require.Equal(t, exitFailed, r.code)
+		require.Empty(t, r.stdout)
+		require.Contains(t, r.stderr, want)
+		require.Equal(t, 1, strings.Count(r.stderr, "\n"), r.stderr)
+	}
+}
+
+// complete returns what the shell is offered.
+func complete(t *testing.T, args ...string) []string {
+	t.Helper()
+	c := root()
+	var out bytes.Buffer
+	c.SetOut(&out)
+	c.SetErr(new(bytes.Buffer))
+	c.SetArgs(append([]string{"__completeNoDesc"}, args...))
+	require.NoError(t, c.Execute())
+	lines := strings.Fields(out.String())
+	return lines[:len(lines)-1] // the last is cobra's directive
+}
+
+func TestCompletion(t *testing.T) {
+	for shell := range shells {
+		r := output(t, "completion", shell)
+		require.Equal(t, 0, r.code, r.stderr)
+		require.Contains(t, r.stdout, "__complete", shell)
+	}
+	require.Equal(t, exitFailed, output(t, "completion", "tcsh").code)
+	require.Equal(t, exitFailed, output(t, "completion").code)
+
+	do, ids := madeBoxes(t)
+	home := strings.TrimSpace(do("info", "--format", "{{.Home}}").stdout)
+	for name, c := range map[string]struct {
+		args []string
+		want []string
+	}{
+		"commands":          {[]string{"re"}, []string{"rename", "restart"}},
+		"boxes":             {[]string{"rm", ""}, []string{"db", "web-2", "web"}},
+		"beginning":         {[]string{"rm", "w"}, []string{"web-2", "web"}},
+		"not twice":         {[]string{"rm", "web", ids["db"], ""}, []string{"web-2"}},
+		"only one":          {[]string{"logs", "web", ""}, nil},
+		"that can start":    {[]string{"start", "d"}, []string{"db"}},
+		"that run":          {[]string{"stop", ""}, nil},
+		"formats":           {[]string{"ls", "--format", ""}, []string{"table", "json"}},
+		"filters":           {[]string{"ls", "--filter", "st"}, []string{"status="}},
+		"statuses":          {[]string{"ls", "--filter", "status=st"}, []string{"status=stopping", "status=stopped"}},
+		"signals":           {[]string{"kill", "-s", "H"}, []string{"HUP"}},
+		"shells":            {[]string{"completion", "z"}, []string{"zsh"}},
+		"events' filters":   {[]string{"events", "--filter", ""}, []string{"box=", "event="}},
+		"boxes of events":   {[]string{"events", "--filter", "box=d"}, []string{"box=db"}},
+		"kinds of events":   {[]string{"events", "--filter", "event=r"}, []string{"event=rename"}},
+		"nothing to name":   {[]string{"version", ""}, nil},
+		"images, none here": {[]string{"run", ""}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := complete(t, append([]string{"--home", home}, c.args...)...)
+			require.ElementsMatch(t, c.want, got)
+		})
+	}
+	missing := filepath.Join(t.TempDir(), "none")
+	require.Empty(t, complete(t, "--home", missing, "rm", ""))
+	require.NoDirExists(t, missing, "a completion makes no home")
+	broken := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(broken, "boxlite.db"), []byte(strings.Repeat("garbage ", 1000)), 0o600))
+	require.Empty(t, complete(t, "--home", broken, "rm", ""))
+}
+
+// TestCommandsAreComplete holds every command to what users expect of it.
+func TestCommandsAreComplete(t *testing.T) {
+	root := root()
+	for name, how := range completers {
+		if c, _, err := root.Find(strings.Fields(name)); err == nil && c != root {
+			want := "IMAGE"
+			if how.boxes != nil {
+				want = "BOX"
+			}
+			require.Contains(t, c.Use, want, name)
+		}
+	}
+	for _, c := range root.Commands() {
+		if strings.Contains(c.Use, "BOX") {
+			require.NotEmpty(t, c.Long, "%s: no long help", c.Name())
+			require.NotEmpty(t, c.Example, "%s: no example", c.Name())
+			require.NotNil(t, c.ValidArgsFunction, "%s: completes no boxes", c.Name())
+		}
+	}
+}

@@ -1,0 +1,122 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	goruntime "runtime"
+	"text/tabwriter"
+
+	"github.com/anthropics/boxlite/pkg/machine"
+	"github.com/anthropics/boxlite/pkg/runtime"
+	"github.com/spf13/cobra"
+)
+
+// hostInfo is what `boxlite info` shows.
+type hostInfo struct {
+	Version, Home      string
+	OS, Architecture   string
+	CPUs               int
+	Kernel             runtime.GuestKernel
+	Virtualization     bool   // boxes can run
+	VirtualizationHelp string // why not, and what to do; empty if they can
+	Boxes              int
+	BoxesRunning       int
+	BoxesStopped       int // ones that were never started, too
+	Images             int
+}
+
+func infoCommand(g *globalOptions) *cobra.Command {
+	var f format
+	c := &cobra.Command{
+		Use:   "info [flags]",
+		Short: "Show the host, the home directory and what is in it",
+		Long: `Shows the version, the home directory, the kernel that boxes boot, whether this
+host can run them, and how many boxes and images there are. boxlite doctor tells
+more of the host.`,
+		Example: `  boxlite info
+  boxlite info --format '{{.Virtualization}}'`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return onRuntime(g, func(rt *runtime.Runtime) error {
+				i, err := collectInfo(cmd.Context(), rt)
+				if err != nil {
+					return err
+				}
+				if f == "" || f == "table" {
+					return i.print(os.Stdout)
+				}
+				return list(os.Stdout, f, []hostInfo{*i}, nil, nil)
+			})
+		},
+	}
+	f.add(c)
+	return c
+}
+
+func collectInfo(ctx context.Context, rt *runtime.Runtime) (*hostInfo, error) {
+	i := &hostInfo{
+		Version: versionString(), Home: rt.HomeDir(), OS: goruntime.GOOS, Architecture: goruntime.GOARCH, CPUs: goruntime.NumCPU(),
+		Kernel: rt.GuestKernel(),
+	}
+	boxes, err := rt.ListInfo(ctx)
+	if err != nil {
+		return nil, err
+	}
+	i.Boxes = len(boxes)
+	for _, b := range boxes {
+		if b.Status.IsActive() {
+			i.BoxesRunning++
+		} else {
+			i.BoxesStopped++
+		}
+	}
+	store, err := rt.Images()
+	if err != nil {
+		return nil, err
+	}
+	for _, err := range store.Images(ctx) {
+		if err != nil {
+			return nil, err
+		}
+		i.Images++
+	}
+	i.VirtualizationHelp = noVirtualization(ctx)
+	i.Virtualization = i.VirtualizationHelp == ""
+	return i, nil
+}
+
+// noVirtualization is why boxes cannot run here; empty if they can.
+func noVirtualization(ctx context.Context) string {
+	if err := machine.Check(); err != nil {
+		return err.Error()
+	}
+	ctx, cancel := context.WithTimeout(ctx, doctorLimit)
+	defer cancel()
+	return machine.Unusable(ctx)
+}
+
+func (i *hostInfo) print(w io.Writer) error {
+	kernel := "none: run `make` in the boxlite source tree, or set BOXLITE_KERNEL"
+	if i.Kernel.Source != "" {
+		kernel = i.Kernel.Path + " (" + i.Kernel.Source + ")"
+	}
+	usable := "usable"
+	if !i.Virtualization {
+		usable = "not usable: " + i.VirtualizationHelp
+	}
+	tw := tabwriter.NewWriter(w, 0, 8, 3, ' ', 0)
+	for _, line := range [][2]string{
+		{"Version", i.Version},
+		{"Host", fmt.Sprintf("%s/%s, %d CPUs", i.OS, i.Architecture, i.CPUs)},
+		{"Virtualization", usable},
+		{"Kernel", kernel},
+		{"Home", i.Home},
+		{"Boxes", fmt.Sprintf("%d, %d of them running", i.Boxes, i.BoxesRunning)},
+		{"Images", fmt.Sprint(i.Images)},
+	} {
+		fmt.Fprintf(tw, "%s:\t%s\n", line[0], line[1])
+	}
+	return tw.Flush()
+}

@@ -1,0 +1,25 @@
+package main
+
+import (
+	"github.com/anthropics/boxlite/pkg/runtime"
+	"github.com/spf13/cobra"
+)
+
+func renameCommand(g *globalOptions) *cobra.Command {
+	return &cobra.Command{
+		Use:   "rename BOX NAME",
+		Short: "Give a box another name",
+		Long: `Gives a box, named by id, by the beginning of an id, or by name, another name.
+It may run; its host name inside changes when it starts next. A name that
+another box has is refused.`,
+		Example: `  boxlite rename web old-web`,
+		Args:    cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return onRuntime(g, func(rt *runtime.Runtime) error {
+				var failed failures
+				failed.add(rt.Rename(cmd.Context(), args[0], args[1]))
+				return failed.code()
+			})
+		},
+	}
+}
