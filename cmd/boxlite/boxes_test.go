@@ -310,6 +310,9 @@ func TestCompletion(t *testing.T) {
 		"statuses":          {[]string{"ls", "--filter", "status=st"}, []string{"status=stopping", "status=stopped"}},
 		"signals":           {[]string{"kill", "-s", "H"}, []string{"HUP"}},
 		"shells":            {[]string{"completion", "z"}, []string{"zsh"}},
+		"events' filters":   {[]string{"events", "--filter", ""}, []string{"box=", "event="}},
+		"boxes of events":   {[]string{"events", "--filter", "box=d"}, []string{"box=db"}},
+		"kinds of events":   {[]string{"events", "--filter", "event=r"}, []string{"event=rename"}},
 		"nothing to name":   {[]string{"version", ""}, nil},
 		"images, none here": {[]string{"run", ""}, nil},
 	} {
@@ -330,8 +333,12 @@ func TestCompletion(t *testing.T) {
 func TestCommandsAreComplete(t *testing.T) {
 	root := root()
 	for name, how := range completers {
-		if c, _, err := root.Find([]string{name}); err == nil && c != root && how.boxes != nil {
-			require.Contains(t, c.Use, "BOX", name)
+		if c, _, err := root.Find(strings.Fields(name)); err == nil && c != root {
+			want := "IMAGE"
+			if how.boxes != nil {
+				want = "BOX"
+			}
+			require.Contains(t, c.Use, want, name)
 		}
 	}
 	for _, c := range root.Commands() {

@@ -49,8 +49,10 @@ const completionLimit = 2 * time.Second
 
 // completer says what the arguments of a command are.
 type completer struct {
-	boxes func(runtime.BoxStatus) bool // that it takes; nil: it takes an image
+	boxes func(runtime.BoxStatus) bool // that it takes; nil: it takes images
 	many  bool                         // any number of them, else just the first argument
+	files bool                         // files as well
+	after string                       // what follows a box's name before it is complete
 }
 
 func anyStatus(runtime.BoxStatus) bool { return true }
@@ -68,7 +70,7 @@ func fixed(words ...string) cobra.CompletionFunc {
 	}
 }
 
-// completers has the commands that take boxes or images.
+// completers has the commands that take boxes or images, by name.
 var completers = map[string]completer{
 	"attach":  {boxes: runtime.BoxStatus.IsRunning},
 	"exec":    {boxes: runtime.BoxStatus.IsRunning},
@@ -84,33 +86,45 @@ var completers = map[string]completer{
 	"top":     {boxes: runtime.BoxStatus.IsRunning},
 	"wait":    {boxes: anyStatus, many: true},
 
-	"create": {},
-	"run":    {},
+	"cp": {boxes: anyStatus, many: true, files: true, after: ":"},
+
+	"create":        {files: true},
+	"image inspect": {many: true},
+	"image rm":      {many: true},
+	"image save":    {many: true},
+	"pull":          {files: true},
+	"rmi":           {many: true},
+	"run":           {files: true},
 }
 
-// completeArguments gives the commands of a program their completion.
-func completeArguments(root *cobra.Command, g *globalOptions) {
-	for _, c := range root.Commands() {
-		how, ok := completers[c.Name()]
-		switch {
-		case c.ValidArgsFunction != nil || len(c.ValidArgs) > 0:
-		case ok && how.boxes == nil:
-			c.ValidArgsFunction = func(c *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
-				if len(args) > 0 || c.Flags().Changed("rootfs") {
-					return nil, cobra.ShellCompDirectiveNoFileComp
-				}
-				return beginning(completeImages(c.Context(), g), typed), cobra.ShellCompDirectiveDefault // a folder or archive is one, too
+// completeArguments gives a command, and those below it, their completion.
+func completeArguments(c *cobra.Command, g *globalOptions) {
+	for _, sub := range c.Commands() {
+		completeArguments(sub, g)
+	}
+	_, path, _ := strings.Cut(c.CommandPath(), " ")
+	how, ok := completers[path]
+	switch {
+	case c.ValidArgsFunction != nil || len(c.ValidArgs) > 0:
+	case ok:
+		c.ValidArgsFunction = func(c *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+			if len(args) > 0 && !how.many {
+				return nil, cobra.ShellCompDirectiveNoFileComp
 			}
-		case ok:
-			c.ValidArgsFunction = func(c *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
-				if len(args) > 0 && !how.many {
-					return nil, cobra.ShellCompDirectiveNoFileComp
-				}
-				return beginning(completeBoxes(c.Context(), g, how.boxes, args), typed), cobra.ShellCompDirectiveNoFileComp
+			directive := cobra.ShellCompDirectiveNoFileComp
+			if how.files {
+				directive = cobra.ShellCompDirectiveDefault
 			}
-		default:
-			c.ValidArgsFunction = cobra.NoFileCompletions
+			if how.boxes == nil {
+				return beginning(completeImages(c.Context(), g), typed), directive
+			}
+			if how.after != "" {
+				directive |= cobra.ShellCompDirectiveNoSpace
+			}
+			return beginning(completeBoxes(c.Context(), g, how, args), typed), directive
 		}
+	case strings.ToLower(c.Use) == c.Use: // it takes no arguments
+		c.ValidArgsFunction = cobra.NoFileCompletions
 	}
 }
 
@@ -146,7 +160,7 @@ func forCompletion(ctx context.Context, g *globalOptions, do func(context.Contex
 
 // completeBoxes are the names of boxes, or the ids of those without, except the
 // ones that are given already.
-func completeBoxes(ctx context.Context, g *globalOptions, take func(runtime.BoxStatus) bool, given []string) (out []string) {
+func completeBoxes(ctx context.Context, g *globalOptions, how completer, given []string) (out []string) {
 	have := make(map[string]bool, len(given))
 	for _, s := range given {
 		have[s] = true
@@ -157,8 +171,8 @@ func completeBoxes(ctx context.Context, g *globalOptions, take func(runtime.BoxS
 			return
 		}
 		for _, b := range boxes {
-			if id := string(b.ID); take(b.Status) && !have[id] && !have[b.Name] {
-				out = append(out, cobra.CompletionWithDesc(orElse(b.Name, id), string(b.Status)+", "+b.Image))
+			if id := string(b.ID); how.boxes(b.Status) && !have[id] && !have[b.Name] {
+				out = append(out, cobra.CompletionWithDesc(orElse(b.Name, id)+how.after, string(b.Status)+", "+b.Image))
 			}
 		}
 	})

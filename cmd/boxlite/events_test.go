@@ -25,7 +25,7 @@ func TestEvents(t *testing.T) {
 		"two boxes":       {[]string{"box=web", "box=store"}, "create web, rename store"},
 		"kinds":           {[]string{"event=rename", "event=destroy"}, "rename store, destroy web-2"},
 		"both":            {[]string{"event=create", "box=web-2"}, "create web-2"},
-		"nothing":         {[]string{"event=exec_die"}, ""},
+		"nothing":         {[]string{"event=die"}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			args := []string{"events", "--since", "1h", "--until", "0s", "--format", "{{.Kind}} {{.Name}}"}
@@ -51,6 +51,6 @@ func TestEvents(t *testing.T) {
 }
 
 func TestEventText(t *testing.T) {
-	e := &runtime.Event{Time: time.Now(), Kind: runtime.EventExecStart, BoxID: "01HV", Attributes: map[string]string{"command": "a\x1b[2J\nb", "execID": "1"}}
-	require.True(t, strings.HasSuffix(eventText(e), ` exec_start 01HV (command="a\x1b[2J\nb", execID=1)`), eventText(e))
+	e := &runtime.Event{Time: time.Now(), Kind: runtime.EventDie, BoxID: "01HV", Attributes: map[string]string{"reason": "a\x1b[2J\nb", "exitCode": "1"}}
+	require.True(t, strings.HasSuffix(eventText(e), ` die 01HV (exitCode=1, reason="a\x1b[2J\nb")`), eventText(e))
 }

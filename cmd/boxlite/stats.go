@@ -35,8 +35,8 @@ from and wrote to its disks. A box that does not answer shows "--".
 
 --format prometheus prints the figures once, as metrics for Prometheus.`,
 		Example: `  boxlite stats
-  boxlite stats --no-stream db
-  boxlite stats --format prometheus > /var/lib/node_exporter/boxlite.prom`,
+  boxlite stats --no-stream --format '{{.Name}} {{.PIDs}}' web
+  boxlite stats --format prometheus`,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			ctx, cancel := signal.NotifyContext(cmd.Context(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 			defer cancel()

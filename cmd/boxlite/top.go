@@ -19,8 +19,8 @@ func topCommand(g *globalOptions) *cobra.Command {
 		Long: `Lists the processes of a running box, as ps -ef would in it. The guest's kernel
 threads and boxlite's own agent are left out. C is the share of one CPU that a
 process has had over its life, in percent.`,
-		Example: `  boxlite top db
-  boxlite top --format json db`,
+		Example: `  boxlite top web
+  boxlite top --format '{{.PID}} {{.Command}}' web`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			rt, done, err := g.open()
