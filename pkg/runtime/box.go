@@ -51,7 +51,13 @@ func (b *LiteBox) row(ctx context.Context) (*state.Box, error) {
 }
 
 // Info returns what is known of the box, without starting it.
-func (b *LiteBox) Info(ctx context.Context) (BoxInfo, error) { return b.rt.GetInfo(ctx, b.id) }
+func (b *LiteBox) Info(ctx context.Context) (BoxInfo, error) {
+	row, err := b.row(ctx)
+	if err != nil {
+		return BoxInfo{}, err
+	}
+	return info(row), nil
+}
 
 func (b *LiteBox) dir() string { return b.rt.boxDir(b.id) }
 
