@@ -91,9 +91,9 @@ func (p *vmProcess) watch() {
 	r.mu.Unlock()
 	var err error
 	if b.opts.KeepOnStop {
-		_, err = r.stopped(ctx, b.id, p.PID, p.Start)
+		_, err = r.stopped(ctx, b.id, p.PID, p.Start, p.Report())
 	} else {
-		err = r.discardOf(ctx, b.id, p.PID, p.Start)
+		err = r.discardOf(ctx, b.id, p.PID, p.Start, p.Report())
 	}
 	if err != nil && !errors.Is(err, state.ErrNotFound) {
 		r.opts.Log.Warn("record the end of a box", "box", b.id, "error", err)
@@ -133,7 +133,7 @@ func (b *LiteBox) end(ctx context.Context, kill bool, stop func(*state.Box) erro
 	}
 	if !BoxStatus(row.Status).IsActive() {
 		if row.Ephemeral {
-			err := b.rt.discardOf(ctx, b.id, row.PID, row.PIDStart)
+			err := b.rt.discardOf(ctx, b.id, row.PID, row.PIDStart, nil)
 			switch {
 			case errors.Is(err, state.ErrNotFound):
 				return nil
