@@ -67,7 +67,7 @@ binary, no daemon, no root.`,
 		runCommand(g), createCommand(g), startCommand(g), attachCommand(g), logsCommand(g), waitCommand(g), execCommand(g),
 		listCommand(g), inspectCommand(g), stopCommand(g), restartCommand(g), killCommand(g), removeCommand(g), renameCommand(g), eventsCommand(g),
 		copyCommand(g), topCommand(g), statsCommand(g),
-		pullCommand(g), imagesCommand(g),
+		pullCommand(g), listImagesCommand(g, "images"), imageCommand(g), removeImageCommand(g, "rmi"), pruneCommand(g), systemCommand(g), kernelCommand(g),
 		infoCommand(g), vmCommand(), doctorCommand(), versionCommand(), completionCommand(),
 	)
 	c.SetHelpCommand(helpCommand())

@@ -22,9 +22,9 @@ func TestWrongUsage(t *testing.T) {
 		"ls -n 99999999999999999999": `ls: --last "99999999999999999999": want a smaller number: see boxlite ls --help`,
 		"ls --all=maybe":             `ls: --all "maybe": want true or false: see boxlite ls --help`,
 		"--nope":                     "unknown flag: --nope: see boxlite --help",
-		"rnu":                        `there is no command "rnu": did you mean rm or run? see boxlite --help`,
+		"rnu":                        `there is no command "rnu": did you mean rm or rmi or run? see boxlite --help`,
 		"xyzzy":                      `there is no command "xyzzy": see boxlite --help`,
-		"help rnu":                   `there is no command "rnu": did you mean rm or run? see boxlite --help`,
+		"help rnu":                   `there is no command "rnu": did you mean rm or rmi or run? see boxlite --help`,
 		"help stop nothing":          `there is no command "stop nothing": see boxlite stop --help`,
 	} {
 		r := output(t, strings.Fields(args)...)

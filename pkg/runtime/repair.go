@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/anthropics/boxlite/pkg/runtime/internal/state"
@@ -74,9 +75,13 @@ func (r *Runtime) discardOf(ctx context.Context, id string, pid int, start uint6
 	if err != nil {
 		return err
 	}
+	end := r.ending(id) // while its folder is there
 	_, err = db.Update(ctx, id, func(row *state.Box) error {
 		if row.PID != pid || row.PIDStart != start {
 			return errChanged
+		}
+		if BoxStatus(row.Status).IsActive() {
+			end.record(row)
 		}
 		row.Status, row.Reason, row.BootID = string(StatusUnknown), "it is being removed", state.BootID() // not active: the process is no VM
 		row.PID = os.Getpid()
@@ -97,34 +102,69 @@ func (r *Runtime) stopped(ctx context.Context, id string, pid int, start uint64)
 	if err != nil {
 		return nil, err
 	}
-	reason := "the VM process ended without a report (killed, or the host went down)"
-	ended, rep := time.Now(), (*vmm.Report)(nil)
-	if rep, err = vmm.ReadReport(r.boxDir(BoxID(id))); err == nil {
-		reason = ""
-		if !rep.Clean() {
-			reason = string(rep.Cause)
-			if rep.Detail != "" {
-				reason += ": " + rep.Detail
-			}
-		}
-		if !rep.Ended.IsZero() {
-			ended = rep.Ended
-		}
-	}
+	end := r.ending(id)
 	return db.Update(ctx, id, func(row *state.Box) error {
 		if row.PID != pid || row.PIDStart != start {
 			return nil
 		}
-		row.Status, row.Reason, row.PID, row.PIDStart = string(StatusStopped), reason, 0, 0
+		end.record(row)
+		row.Status, row.Reason, row.PID, row.PIDStart = string(StatusStopped), end.reason, 0, 0
 		if !row.StartedAt.IsZero() && row.FinishedAt.IsZero() {
-			row.FinishedAt = ended
+			row.FinishedAt = end.at
 		}
-		if rep != nil && rep.Main != nil {
-			code := rep.Main.ExitCode()
-			row.ExitCode = &code
+		if end.code != nil {
+			row.ExitCode = end.code
 		}
 		return nil
 	})
+}
+
+// ending is how a box's last VM ended.
+type ending struct {
+	reason string // empty where somebody wanted it
+	at     time.Time
+	code   *int // of the main command, nil where it is not known
+	asked  bool // by Stop
+}
+
+// ending finds out how the VM of a box ended, which it has.
+func (r *Runtime) ending(id string) ending {
+	end := ending{at: time.Now()}
+	rep, err := vmm.ReadReport(r.boxDir(BoxID(id)))
+	if err != nil {
+		end.reason = "the VM process ended without a report (killed, or the host went down)"
+		return end
+	}
+	if !rep.Clean() {
+		end.reason = string(rep.Cause)
+		if rep.Detail != "" {
+			end.reason += ": " + rep.Detail
+		}
+	}
+	if !rep.Ended.IsZero() {
+		end.at = rep.Ended
+	}
+	if rep.Main != nil {
+		code := rep.Main.ExitCode()
+		end.code = &code
+	}
+	end.asked = rep.Cause == vmm.CauseStop
+	return end
+}
+
+// record adds the events of an end to the box's row.
+func (end ending) record(row *state.Box) {
+	about := make(map[string]string)
+	if end.code != nil {
+		about["exitCode"] = strconv.Itoa(*end.code)
+	}
+	if end.reason != "" {
+		about["reason"] = end.reason
+	}
+	row.Record(string(EventDie), about)
+	if end.asked {
+		row.Record(string(EventStop), nil)
+	}
 }
 
 // sweep clears away what killed processes left: rows of boxes that should be
