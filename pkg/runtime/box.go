@@ -52,7 +52,13 @@ func (b *LiteBox) row(ctx context.Context) (*state.Box, error) {
 }
 
 // Info returns what is known of the box, without starting it.
-func (b *LiteBox) Info(ctx context.Context) (BoxInfo, error) { return b.rt.GetInfo(ctx, string(b.id)) }
+func (b *LiteBox) Info(ctx context.Context) (BoxInfo, error) {
+	row, err := b.row(ctx)
+	if err != nil {
+		return BoxInfo{}, err
+	}
+	return info(row), nil
+}
 
 func (b *LiteBox) dir() string { return b.rt.boxDir(b.id) }
 
@@ -86,9 +92,9 @@ func (p *vmProcess) watch() {
 	r.mu.Unlock()
 	var err error
 	if b.opts.KeepOnStop {
-		_, err = r.stopped(ctx, string(b.id), p.PID, p.Start)
+		_, err = r.stopped(ctx, string(b.id), p.PID, p.Start, p.Report())
 	} else {
-		err = r.discardOf(ctx, string(b.id), p.PID, p.Start)
+		err = r.discardOf(ctx, string(b.id), p.PID, p.Start, p.Report())
 	}
 	if err != nil && !errors.Is(err, state.ErrNotFound) && !r.isClosed() { // whoever looks next finds out by itself
 		r.opts.Log.Warn("record the end of a box", "box", b.id, "error", err)
@@ -128,7 +134,7 @@ func (b *LiteBox) end(ctx context.Context, kill bool, stop func(*state.Box) erro
 	}
 	if !BoxStatus(row.Status).IsActive() {
 		if row.Ephemeral {
-			err := b.rt.discardOf(ctx, string(b.id), row.PID, row.PIDStart)
+			err := b.rt.discardOf(ctx, string(b.id), row.PID, row.PIDStart, nil)
 			switch {
 			case errors.Is(err, state.ErrNotFound):
 				return nil

@@ -47,9 +47,9 @@ func (r *Runtime) repair(ctx context.Context, row *state.Box) (*state.Box, error
 		return db.Find(ctx, row.ID)
 	}
 	if !row.Ephemeral {
-		return r.stopped(ctx, row.ID, row.PID, row.PIDStart)
+		return r.stopped(ctx, row.ID, row.PID, row.PIDStart, nil)
 	}
-	err := r.discardOf(ctx, row.ID, row.PID, row.PIDStart)
+	err := r.discardOf(ctx, row.ID, row.PID, row.PIDStart, nil)
 	if errors.Is(err, errChanged) { // it was started since this row was read
 		db, err := r.state(ctx)
 		if err != nil {
@@ -70,12 +70,13 @@ var errChanged = errors.New("the box was started meanwhile")
 // takes the row over first, so that nobody starts the box meanwhile, and whoever
 // finds this process gone half-way goes on. A box that another process has since
 // taken over is errChanged.
-func (r *Runtime) discardOf(ctx context.Context, id string, pid int, start uint64) error {
+// rep is how the process ended, nil where that is not known.
+func (r *Runtime) discardOf(ctx context.Context, id string, pid int, start uint64, rep *vmm.Report) error {
 	db, err := r.state(ctx)
 	if err != nil {
 		return err
 	}
-	end := r.ending(id) // while its folder is there
+	end := r.ending(id, rep) // while its folder is there
 	_, err = db.Update(ctx, id, func(row *state.Box) error {
 		if row.PID != pid || row.PIDStart != start {
 			return errChanged
@@ -96,13 +97,14 @@ func (r *Runtime) discardOf(ctx context.Context, id string, pid int, start uint6
 	return r.discard(ctx, id)
 }
 
-// stopped records the end of a VM process, unless a newer one runs by now.
-func (r *Runtime) stopped(ctx context.Context, id string, pid int, start uint64) (*state.Box, error) {
+// stopped records the end of a VM process, unless a newer one runs by now. rep is
+// how it ended, nil where that is not known.
+func (r *Runtime) stopped(ctx context.Context, id string, pid int, start uint64, rep *vmm.Report) (*state.Box, error) {
 	db, err := r.state(ctx)
 	if err != nil {
 		return nil, err
 	}
-	end := r.ending(id)
+	end := r.ending(id, rep)
 	return db.Update(ctx, id, func(row *state.Box) error {
 		if row.PID != pid || row.PIDStart != start {
 			return nil
@@ -125,13 +127,20 @@ type ending struct {
 	at     time.Time
 	code   *int // of the main command, nil where it is not known
 	asked  bool // by Stop
+	noDir  bool // the box's folder is gone
 }
 
-// ending finds out how the VM of a box ended, which it has.
-func (r *Runtime) ending(id string) ending {
+// ending finds out how the VM of a box ended, which it has: from the report in its
+// folder, or else from the one that its parent got.
+func (r *Runtime) ending(id string, parents *vmm.Report) ending {
 	end := ending{at: time.Now()}
 	rep, err := vmm.ReadReport(r.boxDir(BoxID(id)))
+	if err != nil && parents != nil && parents.Cause != vmm.CauseVMMDeath {
+		rep, err = parents, nil
+	}
 	if err != nil {
+		_, serr := os.Stat(r.boxDir(BoxID(id)))
+		end.noDir = errors.Is(serr, os.ErrNotExist)
 		end.reason = "the VM process ended without a report (killed, or the host went down)"
 		return end
 	}
@@ -154,6 +163,10 @@ func (r *Runtime) ending(id string) ending {
 
 // record adds the events of an end to the box's row.
 func (end ending) record(row *state.Box) {
+	if row.Ephemeral && end.noDir {
+		// The VM process removed it, as it does when all has ended well.
+		end.reason, end.asked = "", row.Status == string(StatusStopping)
+	}
 	about := make(map[string]string)
 	if end.code != nil {
 		about["exitCode"] = strconv.Itoa(*end.code)

@@ -36,7 +36,10 @@ func (b *LiteBox) ensure(ctx context.Context, mode bootMode) error {
 	if err != nil {
 		return err
 	}
-	if !BoxStatus(row.Status).IsRunning() {
+	if s := BoxStatus(row.Status); !s.IsRunning() {
+		if !s.CanStart() && !s.IsTransient() { // nothing that a wait would change
+			return fail(ErrInvalidState, "box %s is %s and cannot be started", b, s)
+		}
 		if err := machine.Check(); err != nil { // before the pull: it would be in vain
 			return fail(ErrUnsupportedEngine, "start box %s: this host cannot run boxes: %w", b, err)
 		}
