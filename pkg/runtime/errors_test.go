@@ -1,6 +1,8 @@
 package runtime
 
 import (
+	"archive/tar"
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -130,8 +132,11 @@ func TestGuestErrorKinds(t *testing.T) {
 
 	_, err = box.Run(ctx, Command("no-such-program"))
 	requireKind(t, ErrRun, err)
-	_, _, err = box.CopyFrom(ctx, "/proc/1/mem", CopyOptions{}) // the agent finds it, and cannot read it
-	requireKind(t, ErrRPC, err)
+	var archive bytes.Buffer
+	w := tar.NewWriter(&archive)
+	require.NoError(t, w.WriteHeader(&tar.Header{Name: "file", Mode: 0o644}))
+	require.NoError(t, w.Close())
+	requireKind(t, ErrRPC, box.CopyTo(ctx, "/sys", &archive, CopyOptions{})) // where nobody can make a file
 
 	// Somebody else's VM: how it ended is not for this runtime to know.
 	other, err := New(Options{HomeDir: rt.HomeDir()})
