@@ -37,10 +37,8 @@ terminal; elsewhere it needs -f.`,
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return onRuntime(g, func(rt *runtime.Runtime) error {
-				ctx, stop := untilSignal(cmd.Context())
-				defer stop()
 				if all {
-					boxes, err := rt.ListInfo(ctx)
+					boxes, err := rt.ListInfo(cmd.Context())
 					if err != nil || len(boxes) == 0 {
 						return err
 					}
@@ -51,6 +49,8 @@ terminal; elsewhere it needs -f.`,
 						args = append(args, string(b.ID))
 					}
 				}
+				ctx, stop := untilSignal(cmd.Context())
+				defer stop()
 				return onBoxes(ctx, args, func(name string) error {
 					err := rt.Remove(ctx, name, force)
 					if force && errors.Is(err, runtime.ErrNotFound) {
