@@ -10,7 +10,7 @@ GOFILES     := $(shell git ls-files -co --exclude-standard '*.go' '*.s' go.mod g
 FUZZTIME    ?= 5s
 export CGO_ENABLED := 0
 
-.PHONY: all help build kernel initramfs images examples run test lint unit fuzz test-kvm test-all bench clean
+.PHONY: all help build kernel initramfs pin images examples run test lint unit fuzz test-kvm test-all bench clean
 
 all: build ## build everything: kernel, initramfs and the boxlite binary
 
@@ -38,6 +38,13 @@ initramfs: $(INITRAMFS) ## the guest's init and agent
 
 $(INITRAMFS): $(filter initramfs/% pkg/agentapi/% go.mod,$(GOFILES))
 	go run ./initramfs/pack -o $@
+
+# What the artifact holds: ARCH=KERNEL.zst,INITRAMFS.zst,CONFIG for each architecture. A release lists all.
+PIN_BUILDS  ?= $(GOARCH)=$(ASSETS)/vmlinux.zst,$(ASSETS)/initramfs.cpio.zst,kernel/config/$(ARCH).config
+
+pin: $(ASSETS)/vmlinux.zst $(ASSETS)/initramfs.cpio.zst ## the kernel artifact as an OCI layout; REPOSITORY=… RELEASE=… also pin this tree to it
+	go run ./pkg/runtime/internal/assets/pin -o build/kernel-artifact $(if $(RELEASE),-version $(RELEASE)) \
+	  $(if $(REPOSITORY),-repository $(REPOSITORY) -pin pkg/runtime/internal/assets/pin.go) $(PIN_BUILDS)
 
 images: build/images/.done ## the Debian and busybox images of `make run` and the tests
 

@@ -45,13 +45,13 @@ var layers = map[string][]string{
 	"pkg/oci/...":                   {"pkg/oci/..."},
 	"pkg/runtime/internal/disk/...": {},
 	"pkg/runtime/internal/state":    {},
-	"pkg/runtime/internal/assets":   {},
 	"pkg/runtime/internal/boxlog":   {},
 	"pkg/runtime/internal/guest":    {"pkg/agentapi"},
 	"pkg/runtime/internal/vmm": {
 		"pkg/runtime/internal/boxlog", "pkg/runtime/internal/guest", "pkg/agentapi", "pkg/machine", "pkg/hv", "pkg/virtio",
 		"pkg/virtio/blk", "pkg/virtio/rng", "pkg/virtio/vsock", "pkg/virtio/console",
 	},
+	"pkg/runtime/internal/assets/...": {"pkg/runtime/internal/assets/..."},
 	"pkg/runtime": {
 		"pkg/machine/machinetest", "pkg/runtime/internal/...", "pkg/agentapi", "pkg/oci", "pkg/machine", "pkg/hv",
 	},

@@ -22,7 +22,8 @@ func doctorCommand() *cobra.Command {
 does in kernel mode. Prints what is missing and what to do about it, and what a
 guest instruction, an exit to the VMM and a port access cost here. The exit code
 is 0 when boxes can run and 1 when they cannot.`,
-		Args: cobra.NoArgs,
+		Example: "  boxlite doctor",
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), doctorLimit)
 			defer cancel()

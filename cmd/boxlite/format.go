@@ -16,14 +16,14 @@ type format string
 
 // add gives a command the flag.
 func (f *format) add(c *cobra.Command) {
-	c.Flags().StringVar((*string)(f), "format", "table", `table, json (an object per line), or a Go template such as '{{.ID}} {{.Name}}'`)
+	c.Flags().StringVar((*string)(f), "format", "table", `table, json (an object per line), or a Go template such as '{{.ID}} {{.Name}}'; with "table " before it in columns that \t separates`)
 	_ = c.RegisterFlagCompletionFunc("format", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		return []string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp
 	})
 }
 
 // list prints rows in a format: as a table with a header, as a line of JSON
-// each, or each through a template that has T's fields.
+// each, or each through a template that has T's fields, in columns or not.
 func list[T any](w io.Writer, f format, rows []T, header []string, cells func(T) []string) error {
 	switch f {
 	case "table", "":
@@ -43,7 +43,11 @@ func list[T any](w io.Writer, f format, rows []T, header []string, cells func(T)
 		}
 		return nil
 	}
-	return f.each(w, len(rows), func(i int) any { return rows[i] })
+	row := func(i int) any { return rows[i] }
+	if layout, ok := strings.CutPrefix(string(f), "table "); ok {
+		return format(strings.TrimSpace(layout)).table(w, len(rows), row)
+	}
+	return f.each(w, len(rows), row)
 }
 
 // each runs the template for n things, a line each.
@@ -51,7 +55,7 @@ func (f format) each(w io.Writer, n int, thing func(int) any) error {
 	t, err := template.New("format").Funcs(template.FuncMap{
 		"json": func(v any) (string, error) { b, err := json.Marshal(v); return string(b), err },
 		"join": func(list []string, sep string) string { return strings.Join(list, sep) },
-	}).Option("missingkey=error").Parse(string(f))
+	}).Option("missingkey=error").Parse(unescape(string(f)))
 	if err != nil {
 		return fmt.Errorf("--format: want table, json or a Go template: %w", err)
 	}

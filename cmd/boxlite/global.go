@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"log/slog"
 	"os"
 	"sync"
@@ -43,6 +44,17 @@ func (g *globalOptions) open() (rt *runtime.Runtime, done func(), err error) {
 			g.display.Close()
 		}
 	}), nil
+}
+
+// do runs f with the runtime.
+func (g *globalOptions) do(f func(rt *runtime.Runtime) error) (err error) {
+	rt, done, err := g.open()
+	if err != nil {
+		return err
+	}
+	defer done()
+	defer func() { err = errors.Join(err, rt.Close()) }()
+	return f(rt)
 }
 
 // progress is nil where nobody would see it.

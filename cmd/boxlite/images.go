@@ -3,10 +3,13 @@ package main
 import (
 	"fmt"
 	"os"
+	"path"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/anthropics/boxlite/pkg/oci"
+	"github.com/anthropics/boxlite/pkg/runtime"
 	"github.com/spf13/cobra"
 )
 
@@ -57,44 +60,129 @@ that was interrupted goes on where it ended. Prints the image's digest.`,
 	return c
 }
 
-func imagesCommand(g *globalOptions) *cobra.Command {
-	var quiet bool
+// listImagesCommand is `boxlite images` and `boxlite image ls`.
+func listImagesCommand(g *globalOptions, use string) *cobra.Command {
+	var quiet, all bool
 	var f format
+	var filters []string
 	c := &cobra.Command{
-		Use:   "images [flags]",
+		Use:   use + " [flags] [NAME]",
 		Short: "List the images in the store",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			rt, done, err := g.open()
+		Long: `Lists the images in the store, or those called NAME, which may have * and ?.
+Images that no name leads to any more, because their tag means another by now,
+are listed with -a.`,
+		Example: `  boxlite images
+  boxlite images --filter 'reference=alpine:*'
+  boxlite images -a --filter dangling=true -q`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				filters = append(filters, "reference="+args[0])
+			}
+			keep, err := imageFilter(filters, all)
 			if err != nil {
 				return err
 			}
-			defer done()
-			store, err := rt.Images()
-			if err != nil {
-				return err
-			}
-			var images []oci.Image
-			for img, err := range store.Images(cmd.Context()) {
+			return g.do(func(rt *runtime.Runtime) error {
+				store, err := rt.Images()
 				if err != nil {
 					return err
 				}
-				images = append(images, img)
-			}
-			if quiet {
-				for _, img := range images {
-					fmt.Println(img.Digest)
+				var images []oci.Image
+				for img, err := range store.Images(cmd.Context()) {
+					if err != nil {
+						return err
+					}
+					if keep(img) {
+						images = append(images, img)
+					}
 				}
-				return nil
-			}
-			return list(os.Stdout, f, images, []string{"IMAGE", "DIGEST", "PLATFORM", "PULLED", "SIZE"}, func(img oci.Image) []string {
-				return []string{img.Reference, img.Digest.Short(), img.Platform.String(), age(img.PulledAt), size(img.Size)}
+				if quiet {
+					for _, img := range images {
+						fmt.Println(img.Digest)
+					}
+					return nil
+				}
+				return list(os.Stdout, f, images, []string{"IMAGE", "DIGEST", "PLATFORM", "PULLED", "SIZE"}, func(img oci.Image) []string {
+					return []string{imageName(img), img.Digest.Short(), img.Platform.String(), age(img.PulledAt), size(img.Size)}
+				})
 			})
 		},
 	}
 	f.add(c)
 	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "digests only")
+	c.Flags().BoolVarP(&all, "all", "a", false, "images without a name too")
+	c.Flags().StringArrayVar(&filters, "filter", nil, "only those with reference=PATTERN, dangling=true|false or label=KEY[=VALUE]; all of several")
 	return c
+}
+
+// imageName leaves out the digest of an image without a name, which has a
+// column of its own.
+func imageName(img oci.Image) string {
+	if !img.Dangling {
+		return img.Reference
+	}
+	repository, _, ok := strings.Cut(img.Reference, "@")
+	if !ok {
+		return "<none>"
+	}
+	return repository + ":<none>"
+}
+
+// imageFilter makes one test of the --filter flags. Images without a name are
+// shown when asked for.
+func imageFilter(filters []string, all bool) (func(oci.Image) bool, error) {
+	var tests []func(oci.Image) bool
+	for _, f := range filters {
+		key, value, ok := strings.Cut(f, "=")
+		switch {
+		case ok && key == "reference":
+			if _, err := path.Match(value, ""); err != nil {
+				return nil, fmt.Errorf("--filter %s: not a pattern", f)
+			}
+			tests = append(tests, func(img oci.Image) bool { return matchesReference(value, img.Reference) })
+		case ok && key == "dangling":
+			want, err := strconv.ParseBool(value)
+			if err != nil {
+				return nil, fmt.Errorf("--filter %s: want true or false", f)
+			}
+			all = true
+			tests = append(tests, func(img oci.Image) bool { return img.Dangling == want })
+		case ok && key == "label":
+			name, text, given := strings.Cut(value, "=")
+			tests = append(tests, func(img oci.Image) bool {
+				have, ok := img.Config.Labels[name]
+				return ok && (!given || have == text)
+			})
+		default:
+			return nil, fmt.Errorf("--filter %s: want reference=PATTERN, dangling=true|false or label=KEY[=VALUE]", f)
+		}
+	}
+	return func(img oci.Image) bool {
+		for _, test := range tests {
+			if !test(img) {
+				return false
+			}
+		}
+		return all || !img.Dangling
+	}, nil
+}
+
+// matchesReference compares with the reference in full, without its tag, and
+// with either as people write it.
+func matchesReference(pattern, ref string) bool {
+	short := strings.TrimPrefix(strings.TrimPrefix(ref, "docker.io/"), "library/")
+	for _, name := range []string{ref, short} {
+		if ok, _ := path.Match(pattern, name); ok {
+			return true
+		}
+		if i := strings.LastIndexAny(name, ":@"); i > strings.LastIndexByte(name, '/') {
+			if ok, _ := path.Match(pattern, name[:i]); ok {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // age says how long ago something was, in the largest unit that fits.

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -61,7 +60,6 @@ func root() *cobra.Command {
 binary, no daemon, no root.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          unknownCommand,
 		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	g.add(c)
@@ -69,22 +67,11 @@ binary, no daemon, no root.`,
 		runCommand(g), createCommand(g), startCommand(g), attachCommand(g), logsCommand(g), waitCommand(g), execCommand(g),
 		listCommand(g), inspectCommand(g), stopCommand(g), restartCommand(g), killCommand(g), removeCommand(g), renameCommand(g), eventsCommand(g),
 		copyCommand(g), topCommand(g), statsCommand(g),
-		pullCommand(g), imagesCommand(g),
+		pullCommand(g), listImagesCommand(g, "images"), imageCommand(g), removeImageCommand(g, "rmi"), pruneCommand(g), systemCommand(g), kernelCommand(g),
 		infoCommand(g), vmCommand(), doctorCommand(), versionCommand(), completionCommand(),
 	)
+	c.SetHelpCommand(helpCommand())
 	completeArguments(c, g)
+	explainUsage(c)
 	return c
-}
-
-// unknownCommand tells of a word that is no command what it may have been, in one line.
-func unknownCommand(c *cobra.Command, args []string) error {
-	if len(args) == 0 {
-		return nil
-	}
-	c.SuggestionsMinimumDistance = 2
-	help := "see boxlite --help"
-	if like := c.SuggestionsFor(args[0]); len(like) > 0 {
-		help = "did you mean " + strings.Join(like, " or ") + "? " + help
-	}
-	return fmt.Errorf("there is no command %q: %s", args[0], help)
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"github.com/anthropics/boxlite/pkg/runtime"
 	"golang.org/x/sys/unix"
@@ -37,7 +38,7 @@ var errLeft = errors.New("detached")
 
 // stream joins the command to our own standard streams until it ends, or until
 // the user leaves, which is errLeft.
-func stream(ctx context.Context, s session, o streamOptions) (runtime.ExecResult, error) {
+func stream(ctx context.Context, s session, o streamOptions) (_ runtime.ExecResult, err error) {
 	if o.tty && o.stdin && isTerminal(os.Stdin) {
 		restore, err := rawTerminal(os.Stdin)
 		if err != nil {
@@ -51,6 +52,7 @@ func stream(ctx context.Context, s session, o streamOptions) (runtime.ExecResult
 		}
 	}
 	left := make(chan error, 1)
+	var leaving atomic.Bool // the end that follows is the user's
 	if stdin := s.Stdin(); stdin != nil && o.stdin {
 		go func() { // ends with the process: a read of standard input cannot be taken back
 			in := io.Reader(os.Stdin)
@@ -60,6 +62,7 @@ func stream(ctx context.Context, s session, o streamOptions) (runtime.ExecResult
 			_, err := io.Copy(stdin, in) // the command may end, or close its input, first
 			switch {
 			case errors.Is(err, errDetachKeys):
+				leaving.Store(true)
 				left <- o.leave()
 			case !o.keepStdin:
 				stdin.Close()
@@ -85,13 +88,16 @@ func stream(ctx context.Context, s session, o streamOptions) (runtime.ExecResult
 	}()
 	select {
 	case e := <-ended:
-		return e.result, e.err
-	case err := <-left:
-		if err == nil {
-			err = errLeft
+		if e.err == nil || !leaving.Load() {
+			return e.result, e.err
 		}
-		return runtime.ExecResult{}, err
+		err = <-left
+	case err = <-left:
 	}
+	if err == nil {
+		err = errLeft
+	}
+	return runtime.ExecResult{}, err
 }
 
 // sayLeft tells a user who typed the detach keys that it worked.

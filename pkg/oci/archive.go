@@ -56,15 +56,19 @@ func (s *Store) openTar(ctx context.Context, name string) (*tarSet, error) {
 		return nil, err
 	}
 	set := &tarSet{f: f}
-	if err := set.unpack(ctx, s); err != nil {
-		set.Close()
-		return nil, err
-	}
-	if err := set.index(ctx); err != nil {
+	if err := set.prepare(ctx, s); err != nil {
 		set.Close()
 		return nil, err
 	}
 	return set, nil
+}
+
+// prepare makes f readable by name.
+func (a *tarSet) prepare(ctx context.Context, s *Store) error {
+	if err := a.unpack(ctx, s); err != nil {
+		return err
+	}
+	return a.index(ctx)
 }
 
 // unpack replaces a compressed archive by a temporary file with its contents.

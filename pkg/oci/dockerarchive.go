@@ -27,6 +27,7 @@ type dockerArchive struct {
 	t      target
 	layers map[Digest]string // names in the archive
 	config string
+	entry  *dockerEntry // the image, if that is known; else t.tag tells
 }
 
 // newDockerArchive takes over files.
@@ -59,15 +60,7 @@ func parseDockerManifest(raw []byte) ([]dockerEntry, error) {
 }
 
 func (a *dockerArchive) top(context.Context) ([]byte, string, error) {
-	raw, err := readSet(a.files, dockerManifestFile, maxManifest)
-	if err != nil {
-		return nil, "", fmt.Errorf("reading %s: %w", dockerManifestFile, err)
-	}
-	entries, err := parseDockerManifest(raw)
-	if err != nil {
-		return nil, "", err
-	}
-	e, err := pickEntry(entries, a.t.tag)
+	e, err := a.pick()
 	if err != nil {
 		return nil, "", err
 	}
@@ -93,8 +86,23 @@ func (a *dockerArchive) top(context.Context) ([]byte, string, error) {
 		a.layers[diffID] = name
 		doc.Layers = append(doc.Layers, descriptor{MediaType: typeOCILayer, Digest: diffID, Size: size})
 	}
-	raw, err = json.Marshal(doc)
+	raw, err := json.Marshal(doc)
 	return raw, typeOCIManifest, err
+}
+
+func (a *dockerArchive) pick() (dockerEntry, error) {
+	if a.entry != nil {
+		return *a.entry, nil
+	}
+	raw, err := readSet(a.files, dockerManifestFile, maxManifest)
+	if err != nil {
+		return dockerEntry{}, fmt.Errorf("reading %s: %w", dockerManifestFile, err)
+	}
+	entries, err := parseDockerManifest(raw)
+	if err != nil {
+		return dockerEntry{}, err
+	}
+	return pickEntry(entries, a.t.tag)
 }
 
 // pickEntry finds the image called tag, which is a whole name or the tag of

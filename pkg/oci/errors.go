@@ -24,6 +24,10 @@ var (
 	ErrCorrupt = errors.New("image content is corrupt")
 	// ErrUnsupported: well-formed, but nothing a box can run from.
 	ErrUnsupported = errors.New("image is not supported")
+	// ErrInUse: the image may not be removed, because something runs from it.
+	ErrInUse = errors.New("image is in use")
+	// ErrAmbiguous: the beginning of a digest that several images have.
+	ErrAmbiguous = errors.New("several images match")
 	// ErrNoSpace: the store's file system is full.
 	ErrNoSpace = errors.New("no space left for images")
 )

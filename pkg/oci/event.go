@@ -15,6 +15,7 @@ const (
 	Waiting     State = "waiting" // for another process that is fetching the same layer
 	Downloading State = "downloading"
 	Extracting  State = "extracting"
+	Writing     State = "writing" // into an archive
 	Cached      State = "cached"
 	Done        State = "done"
 )

@@ -32,9 +32,11 @@ func (s *Store) partialPath(d Digest) string { return s.path(partialDir, d.Hex()
 
 // newTemp creates a file in the store's tmp folder, locked for as long as it
 // is open, so that nobody takes it for a leftover.
-func (s *Store) newTemp() (*os.File, error) {
+func (s *Store) newTemp() (*os.File, error) { return s.tempIn(tmpDir) }
+
+func (s *Store) tempIn(dir string) (*os.File, error) {
 	for {
-		f, err := tryLock(s.path(tmpDir, rand.Text()))
+		f, err := tryLock(s.path(dir, rand.Text()))
 		if !errors.Is(err, errLocked) { // someone cleaning up was quicker
 			return f, err
 		}
@@ -108,6 +110,7 @@ func readAtMost(r io.Reader, limit int64) ([]byte, error) {
 // owner is dead, and partial downloads nobody came back for.
 func (s *Store) clean() {
 	s.sweep(tmpDir, func(fs.FileInfo) bool { return true })
+	s.sweep(leasesDir, func(fs.FileInfo) bool { return true })
 	s.sweep(partialDir, func(fi fs.FileInfo) bool {
 		return fi.Size() == 0 || time.Since(fi.ModTime()) >= partialKept
 	})

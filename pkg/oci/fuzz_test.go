@@ -127,7 +127,16 @@ func FuzzArchive(f *testing.F) {
 	s := newStore(f, func(o *Options) { o.MaxLayer = 1 << 20 })
 	f.Fuzz(func(t *testing.T, b []byte) {
 		require.NoError(t, os.WriteFile(p, b, 0o600))
+		keep, err := s.newLease()
+		require.NoError(t, err)
+		defer keep.drop()
 		defer requireClean(t, s) // runs after src is closed
+		if set, err := s.openTar(context.Background(), p); err == nil {
+			if images, err := loadable(set); err == nil {
+				require.NotEmpty(t, images)
+			}
+			set.Close()
+		}
 		src, err := s.openArchive(context.Background(), target{kind: fromArchive, path: p})
 		if err != nil {
 			return
@@ -137,7 +146,7 @@ func FuzzArchive(f *testing.F) {
 		if err != nil {
 			return
 		}
-		c, err := s.choose(context.Background(), src, raw, mediaType, DefaultPlatform())
+		c, err := s.choose(context.Background(), src, raw, mediaType, DefaultPlatform(), keep)
 		if err == nil {
 			require.NotEmpty(t, c.doc.Layers)
 		}

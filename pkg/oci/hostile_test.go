@@ -57,7 +57,8 @@ func TestHostile51LayerThatIsNoTar(t *testing.T) {
 		_, err := s.Pull(t.Context(), ref, PullOptions{})
 		if junk == "" { // an empty tar is an empty layer to every reader of tar
 			require.NoError(t, err)
-			require.NoError(t, s.Remove(t.Context(), ref))
+			_, err = s.Remove(t.Context(), ref, RemoveOptions{})
+			require.NoError(t, err)
 			s = newStore(t)
 			continue
 		}

@@ -8,6 +8,10 @@ type Image struct {
 	// Reference is the normalised name the image was pulled by, such as
 	// "docker.io/library/alpine:latest" or "oci:/srv/images:web".
 	Reference string `json:"reference"`
+	// Dangling is true of an image that no name leads to any more: its tag
+	// means another by now, or it came from an archive without a name.
+	// Reference then has its digest.
+	Dangling bool `json:"dangling,omitempty"`
 	// Digest is the image manifest's; IndexDigest is that of what the
 	// reference named, which differs when it named a multi-platform index.
 	Digest       Digest   `json:"digest"`

@@ -100,24 +100,38 @@ func (j *layerJob) worthKeeping(partial *os.File, err error) bool {
 
 // fetch converts the layer while it arrives. resumed: part of it was there.
 func (j *layerJob) fetch(ctx context.Context, lock *os.File) (stored int64, resumed bool, err error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	if !j.src.remote() {
-		body, err := j.src.blob(ctx, j.desc, 0)
-		if err != nil {
-			return 0, false, err
-		}
-		defer body.Close()
-		in := j.newInput(ctx, body)
-		in.report = func() { j.ev.send(j.desc.Digest, Extracting, in.count.Load(), j.desc.Size) }
-		stored, err := j.unpack(ctx, in)
-		return stored, false, err
-	}
-	d, have, err := j.s.newDownload(lock, j.desc)
+	in, have, end, err := j.open(ctx, lock)
 	if err != nil {
 		return 0, false, err
 	}
-	in := j.newInput(ctx, d)
+	defer end()
+	stored, err = j.unpack(ctx, in)
+	return stored, have > 0, err
+}
+
+// open begins to fetch the blob; have is how much of it was there. end, which
+// has to be called, waits for what runs in the background.
+func (j *layerJob) open(ctx context.Context, lock *os.File) (in *input, have int64, end func(), err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	if !j.src.remote() {
+		body, err := j.src.blob(ctx, j.desc, 0)
+		if err != nil {
+			cancel(nil)
+			return nil, 0, nil, err
+		}
+		in := j.newInput(ctx, body)
+		in.report = func() { j.ev.send(j.desc.Digest, Extracting, in.count.Load(), j.desc.Size) }
+		return in, 0, func() {
+			body.Close()
+			cancel(nil)
+		}, nil
+	}
+	d, have, err := j.s.newDownload(lock, j.desc)
+	if err != nil {
+		cancel(nil)
+		return nil, 0, nil, err
+	}
+	in = j.newInput(ctx, d)
 	in.report = func() {
 		if have := d.have(); have < j.desc.Size {
 			j.ev.send(j.desc.Digest, Downloading, have, j.desc.Size)
@@ -131,10 +145,10 @@ func (j *layerJob) fetch(ctx context.Context, lock *os.File) (stored int64, resu
 		defer close(finished)
 		d.run(ctx, j.src)
 	}()
-	stored, err = j.unpack(ctx, in)
-	cancel(nil) // the download is complete, or of no use any more
-	<-finished
-	return stored, have > 0, err
+	return in, have, func() {
+		cancel(nil) // the download is complete, or of no use any more
+		<-finished
+	}, nil
 }
 
 // unpack reads the blob to its end, converts it, and puts the result into the

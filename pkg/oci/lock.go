@@ -94,9 +94,12 @@ func stillAt(f *os.File, path string) (bool, error) {
 	return os.SameFile(a, b), nil
 }
 
-func flock(f *os.File) error {
+func flock(f *os.File) error { return flockAs(f, syscall.LOCK_EX) }
+
+// flockAs locks in a way of flock(2), without waiting.
+func flockAs(f *os.File, how int) error {
 	for {
-		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		err := syscall.Flock(int(f.Fd()), how|syscall.LOCK_NB)
 		switch {
 		case err == nil:
 			return nil

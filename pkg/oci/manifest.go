@@ -55,6 +55,8 @@ type document struct {
 	Layers        []descriptor `json:"layers,omitempty"`
 	Manifests     []descriptor `json:"manifests,omitempty"`
 	FSLayers      []any        `json:"fsLayers,omitempty"` // schema 1
+
+	Annotations map[string]string `json:"annotations,omitempty"`
 }
 
 func (d *document) isIndex() bool {

@@ -26,6 +26,11 @@
 //	refs/<sha256>.json  one per reference and platform: the Image record
 //	partial/<sha256>    downloads under way, named by blob digest
 //	tmp/                files being written
+//	leases/             one per pull or export under way: the files it counts on
+//	lock                held while files are removed, see Store.Hold
+//
+// Images are counted by reference: what no record, lease or box names is removed
+// by Remove and Prune.
 //
 // Content is named by its digest, is put in place whole by rename after fsync,
 // and never changes afterwards. A record is written last, so what it names is
@@ -123,7 +128,7 @@ func Open(root string, opts Options) (*Store, error) {
 	if err := os.MkdirAll(abs, 0o700); err != nil {
 		return nil, fmt.Errorf("oci: creating the image store: %w", err)
 	}
-	for _, d := range []string{blobsDir, layersDir, rootfsDir, refsDir, partialDir, tmpDir} {
+	for _, d := range []string{blobsDir, layersDir, rootfsDir, refsDir, partialDir, tmpDir, leasesDir} {
 		if err := os.Mkdir(s.path(d), 0o755); err != nil && !os.IsExist(err) {
 			return nil, fmt.Errorf("oci: creating the image store: %w", err)
 		}
@@ -139,7 +144,7 @@ func (s *Store) Resolve(ctx context.Context, ref string) (Image, error) {
 	if err != nil {
 		return Image{}, err
 	}
-	img, err := s.lookupAny(ctx, targets, s.opts.Platform)
+	img, err := s.find(ctx, ref, targets, s.opts.Platform, "")
 	if err != nil {
 		return Image{}, fmt.Errorf("oci: looking up %s: %w", clip(ref), err)
 	}

@@ -2,6 +2,7 @@ package oci
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -33,6 +34,10 @@ type PullOptions struct {
 	// Platform to pull for; zero means the store's.
 	Platform Platform
 	Policy   Policy
+	// Digest, if set, is the one that the image's manifest must have:
+	// registries are asked for it instead of what the reference names, and
+	// images from files that have become others are ErrNotFound.
+	Digest Digest
 }
 
 // Pull returns the image that ref names, bringing it into the store if need
@@ -49,11 +54,14 @@ func (s *Store) Pull(ctx context.Context, ref string, o PullOptions) (Image, err
 		platform = s.opts.Platform
 	}
 	platform = platform.normal()
-	if o.Policy != PullAlways {
-		img, err := s.lookupAny(ctx, targets, platform)
+	if o.Policy != PullAlways || isDigestKey(ref) || o.Digest != "" {
+		img, err := s.find(ctx, ref, targets, platform, o.Digest)
 		if err == nil {
 			newEvents(o.Progress, img.Reference).send("", Cached, 0, 0)
 			return img, nil
+		}
+		if isDigestKey(ref) && (hasDigestPrefix(ref) || !errors.Is(err, ErrNotFound)) {
+			return Image{}, fmt.Errorf("oci: %w", err)
 		}
 		if o.Policy == PullNever {
 			return Image{}, fmt.Errorf("oci: %w, and pulling is switched off", err)
@@ -62,6 +70,9 @@ func (s *Store) Pull(ctx context.Context, ref string, o PullOptions) (Image, err
 	s.clean()
 	var failed attempts
 	for _, t := range targets {
+		if o.Digest != "" && t.kind == fromRegistry {
+			t.ref = t.ref.Context().Digest(string(o.Digest))
+		}
 		img, err := s.pull(ctx, t, platform, o)
 		if err == nil {
 			return img, nil
@@ -103,6 +114,11 @@ func (a attempts) Unwrap() []error { return a }
 func (s *Store) pull(ctx context.Context, t target, want Platform, o PullOptions) (Image, error) {
 	ev := newEvents(o.Progress, t.String())
 	ev.send("", Resolving, 0, 0)
+	keep, err := s.newLease()
+	if err != nil {
+		return Image{}, err
+	}
+	defer keep.drop()
 	// Taken before anything is read, so that a change in between shows.
 	stamp, err := s.stamp(ctx, t)
 	if err != nil {
@@ -111,46 +127,58 @@ func (s *Store) pull(ctx context.Context, t target, want Platform, o PullOptions
 	var img Image
 	if t.kind == fromTree {
 		// The stamp is all there is to ask, even for PullAlways.
-		if img, ok := s.lookup(t, want, stamp); ok {
+		if img, ok := s.lookup(t, want, stamp); ok && (o.Digest == "" || o.Digest == img.Digest) {
 			ev.send("", Cached, 0, 0)
 			return img, nil
 		}
-		img, err = s.importTree(ctx, t, want, stamp, ev)
+		img, err = s.importTree(ctx, t, want, stamp, keep, ev)
 	} else {
-		img, err = s.fetch(ctx, t, want, ev)
+		img, err = s.fetchFrom(ctx, t, want, keep, ev)
 	}
 	if err != nil {
 		return Image{}, err
 	}
+	if o.Digest != "" && img.Digest != o.Digest {
+		return Image{}, fail(ErrNotFound, "the image there is %s now, wanted is %s", img.Digest, o.Digest)
+	}
 	img.Reference = t.String()
+	return s.enter(ctx, img, want, stamp, ev)
+}
+
+// enter gives an image whose files are all there and leased its name.
+func (s *Store) enter(ctx context.Context, img Image, want Platform, stamp string, ev *events) (Image, error) {
 	img.PulledAt = time.Now().UTC().Truncate(time.Millisecond)
 	// Layers that do not fit together are found out here, not at the first run.
 	if _, err := s.Rootfs(ctx, img, nil); err != nil {
 		return Image{}, err
 	}
-	if err := s.writeRecord(img, want, stamp); err != nil {
+	if err := s.writeRecord(ctx, img, want, stamp); err != nil {
 		return Image{}, err
 	}
 	ev.send("", Done, img.Size, img.Size)
 	return img, nil
 }
 
-// fetch brings manifest, config and layers of an image into the store.
-func (s *Store) fetch(ctx context.Context, t target, want Platform, ev *events) (Image, error) {
+func (s *Store) fetchFrom(ctx context.Context, t target, want Platform, keep *lease, ev *events) (Image, error) {
 	src, err := s.openSource(ctx, t)
 	if err != nil {
 		return Image{}, err
 	}
 	defer src.Close()
+	return s.fetch(ctx, src, want, keep, ev)
+}
+
+// fetch brings manifest, config and layers of an image into the store.
+func (s *Store) fetch(ctx context.Context, src source, want Platform, keep *lease, ev *events) (Image, error) {
 	top, mediaType, err := src.top(ctx)
 	if err != nil {
 		return Image{}, err
 	}
-	c, err := s.choose(ctx, src, top, mediaType, want)
+	c, err := s.choose(ctx, src, top, mediaType, want, keep)
 	if err != nil {
 		return Image{}, err
 	}
-	cfg, _, err := s.fetchConfig(ctx, src, c.doc)
+	cfg, _, err := s.fetchConfig(ctx, src, c.doc, keep)
 	if err != nil {
 		return Image{}, err
 	}
@@ -164,8 +192,17 @@ func (s *Store) fetch(ctx context.Context, t target, want Platform, ev *events) 
 			platform = cfg.Platform.normal()
 		}
 	}
-	layers, err := s.fetchLayers(ctx, src, c.doc, cfg, ev)
-	if err != nil {
+	img := Image{
+		Digest: c.digest, IndexDigest: digestOf(top), ConfigDigest: c.doc.Config.Digest,
+		Platform: platform, Created: cfg.created(), Config: cfg.public(),
+	}
+	for i, d := range c.doc.Layers {
+		img.Layers = append(img.Layers, Layer{Digest: d.Digest, DiffID: cfg.RootFS.DiffIDs[i], MediaType: d.MediaType, Size: d.Size})
+	}
+	if err := keep.add(ctx, s.imagePaths(img)...); err != nil {
+		return Image{}, err
+	}
+	if err := s.fetchLayers(ctx, src, c.doc, img.Layers, ev); err != nil {
 		return Image{}, err
 	}
 	for _, raw := range [][]byte{c.raw, top} {
@@ -175,12 +212,8 @@ func (s *Store) fetch(ctx context.Context, t target, want Platform, ev *events) 
 			}
 		}
 	}
-	img := Image{
-		Digest: c.digest, IndexDigest: digestOf(top), ConfigDigest: c.doc.Config.Digest,
-		Platform: platform, Created: cfg.created(), Config: cfg.public(), Layers: layers,
-	}
 	seen := map[Digest]bool{}
-	for _, l := range layers {
+	for _, l := range img.Layers {
 		if !seen[l.DiffID] {
 			img.Size += l.Stored
 		}
@@ -189,14 +222,13 @@ func (s *Store) fetch(ctx context.Context, t target, want Platform, ev *events) 
 	return img, nil
 }
 
-func (s *Store) fetchLayers(ctx context.Context, src source, doc *document, cfg *imageConfig, ev *events) ([]Layer, error) {
+// fetchLayers brings in what is missing, and notes what each layer takes up.
+func (s *Store) fetchLayers(ctx context.Context, src source, doc *document, layers []Layer, ev *events) error {
 	jobs := make([]*layerJob, 0, len(doc.Layers))
 	index := map[Digest]int{} // an image may contain the same layer twice
-	layers := make([]Layer, len(doc.Layers))
 	var need int64
 	for i, d := range doc.Layers {
-		diffID := cfg.RootFS.DiffIDs[i]
-		layers[i] = Layer{Digest: d.Digest, DiffID: diffID, MediaType: d.MediaType, Size: d.Size}
+		diffID := layers[i].DiffID
 		if _, dup := index[diffID]; dup {
 			continue
 		}
@@ -210,7 +242,7 @@ func (s *Store) fetchLayers(ctx context.Context, src source, doc *document, cfg 
 		}
 	}
 	if err := s.checkSpace(need); err != nil {
-		return nil, err
+		return err
 	}
 	stored := make([]int64, len(jobs))
 	g, gctx := errgroup.WithContext(ctx)
@@ -225,10 +257,10 @@ func (s *Store) fetchLayers(ctx context.Context, src source, doc *document, cfg 
 		})
 	}
 	if err := g.Wait(); err != nil {
-		return nil, err
+		return err
 	}
 	for i := range layers {
 		layers[i].Stored = stored[index[layers[i].DiffID]]
 	}
-	return layers, nil
+	return nil
 }

@@ -86,10 +86,12 @@ func TestPull(t *testing.T) {
 	_, err = s.Pull(t.Context(), srv.host()+"/other", PullOptions{Policy: PullNever})
 	require.ErrorIs(t, err, ErrNotFound)
 
-	require.NoError(t, s.Remove(t.Context(), ref))
+	_, err = s.Remove(t.Context(), ref, RemoveOptions{})
+	require.NoError(t, err)
 	_, err = s.Resolve(t.Context(), ref)
 	require.ErrorIs(t, err, ErrNotFound)
-	require.ErrorIs(t, s.Remove(t.Context(), ref), ErrNotFound)
+	_, err = s.Remove(t.Context(), ref, RemoveOptions{})
+	require.ErrorIs(t, err, ErrNotFound)
 	_, err = s.Resolve(t.Context(), pinned)
 	require.NoError(t, err, "another name of the same image stays")
 }
@@ -217,7 +219,7 @@ func TestNoSpace(t *testing.T) {
 	err = s.diskError(&os.PathError{Op: "write", Path: "x", Err: syscall.ENOSPC}, 5<<20)
 	require.ErrorIs(t, err, ErrNoSpace)
 	require.ErrorIs(t, err, syscall.ENOSPC)
-	require.Equal(t, "no space left in "+s.root+": 256.0 KiB free, about 5.0 MiB more needed", err.Error())
+	require.Equal(t, "no space left in "+s.root+": 256.0 KiB free, about 5.0 MiB more needed"+helpSpace, err.Error())
 	require.NoError(t, s.diskError(nil, 1))
 	require.Equal(t, os.ErrClosed, s.diskError(os.ErrClosed, 1))
 }

@@ -47,7 +47,8 @@ func (s *Store) lookup(t target, p Platform, stamp string) (Image, bool) {
 }
 
 // readRecord reads and checks one file of refs/. An error means that the image
-// has to be pulled again; nothing else depends on the file.
+// has to be pulled again; nothing else depends on the file. What could be read
+// of the record comes with it.
 func (s *Store) readRecord(path string) (record, error) {
 	b, err := readLimited(path, maxRecord)
 	if err != nil {
@@ -58,25 +59,66 @@ func (s *Store) readRecord(path string) (record, error) {
 		return record{}, fmt.Errorf("oci: record %s: %w", path, err)
 	}
 	if r.Version != recordVersion || len(r.Image.Layers) == 0 || len(r.Image.Layers) > maxLayers {
-		return record{}, fmt.Errorf("oci: record %s: version %d with %d layers", path, r.Version, len(r.Image.Layers))
+		return r, fmt.Errorf("oci: record %s: version %d with %d layers", path, r.Version, len(r.Image.Layers))
 	}
 	for _, l := range r.Image.Layers {
 		if l.DiffID == "" {
-			return record{}, fmt.Errorf("oci: record %s: layer without digest", path)
+			return r, fmt.Errorf("oci: record %s: layer without digest", path)
 		}
 		if n, ok := s.haveLayer(l.DiffID); !ok || n != l.Stored {
-			return record{}, fmt.Errorf("oci: record %s: layer %s is missing: %w", path, l.DiffID, fs.ErrNotExist)
+			return r, fmt.Errorf("oci: record %s: layer %s is missing: %w", path, l.DiffID, fs.ErrNotExist)
 		}
 	}
 	return r, nil
 }
 
-func (s *Store) writeRecord(img Image, want Platform, stamp string) error {
-	b, err := json.Marshal(record{Version: recordVersion, Stamp: stamp, Image: img})
+// writeRecord gives an image its name. One that had the name before and has no
+// other keeps its digest for a name: something may run from it.
+func (s *Store) writeRecord(ctx context.Context, img Image, want Platform, stamp string) error {
+	release, err := s.Hold(ctx)
 	if err != nil {
 		return err
 	}
-	return s.writeFile(s.refPath(img.Reference, want), b)
+	defer release()
+	path := s.refPath(img.Reference, want)
+	if old, err := s.readRecord(path); err == nil && old.Image.Digest != img.Digest {
+		if ref, ok := danglingName(old.Image); ok && !s.named(ctx, old.Image.Digest, path) {
+			old.Image.Reference, old.Image.Dangling = ref, true
+			if err := s.putRecord(s.refPath(ref, want), record{Image: old.Image}); err != nil {
+				return err
+			}
+		}
+	}
+	return s.putRecord(path, record{Stamp: stamp, Image: img})
+}
+
+func (s *Store) putRecord(path string, r record) error {
+	r.Version = recordVersion
+	b, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	return s.writeFile(path, b)
+}
+
+// danglingName is what an image of a registry is called when its tag has moved
+// on. Imports of files have no such name: files that have changed are gone.
+func danglingName(img Image) (string, bool) {
+	targets, err := parseReference(img.Reference, nil, nil)
+	if err != nil || targets[0].kind != fromRegistry || img.Dangling {
+		return "", false
+	}
+	t := targets[0]
+	t.ref = t.ref.Context().Digest(string(img.IndexDigest))
+	return t.String(), t.String() != img.Reference
+}
+
+// named tells whether a record other than the one at path has the image.
+func (s *Store) named(ctx context.Context, d Digest, path string) bool {
+	recs, err := s.records(ctx)
+	return err == nil && slices.ContainsFunc(recs, func(r recordFile) bool {
+		return r.path != path && r.err == nil && r.Image.Digest == d
+	})
 }
 
 // Images yields the complete images of the store, sorted by reference. An
@@ -97,11 +139,35 @@ func (s *Store) Images(ctx context.Context) iter.Seq2[Image, error] {
 }
 
 func (s *Store) images(ctx context.Context) ([]Image, error) {
-	entries, err := os.ReadDir(s.path(refsDir))
+	recs, err := s.records(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var images []Image
+	for _, r := range recs {
+		if r.err != nil {
+			s.log.Warn("image store: record skipped", "err", r.err)
+			continue
+		}
+		images = append(images, r.Image)
+	}
+	return images, nil
+}
+
+// recordFile is a record and where it is. err says why it is of no use, if so.
+type recordFile struct {
+	record
+	path string
+	err  error
+}
+
+// records reads all of refs/, sorted by reference.
+func (s *Store) records(ctx context.Context) ([]recordFile, error) {
+	entries, err := os.ReadDir(s.path(refsDir))
+	if err != nil {
+		return nil, err
+	}
+	var recs []recordFile
 	for _, e := range entries {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -109,50 +175,12 @@ func (s *Store) images(ctx context.Context) ([]Image, error) {
 		if !strings.HasSuffix(e.Name(), ".json") {
 			continue
 		}
-		r, err := s.readRecord(s.path(refsDir, e.Name()))
-		if err != nil {
-			s.log.Warn("image store: record skipped", "err", err)
-			continue
-		}
-		images = append(images, r.Image)
+		rf := recordFile{path: s.path(refsDir, e.Name())}
+		rf.record, rf.err = s.readRecord(rf.path)
+		recs = append(recs, rf)
 	}
-	slices.SortFunc(images, func(a, b Image) int {
-		return cmp.Or(cmp.Compare(a.Reference, b.Reference), cmp.Compare(a.Platform.String(), b.Platform.String()))
+	slices.SortFunc(recs, func(a, b recordFile) int {
+		return cmp.Or(cmp.Compare(a.Image.Reference, b.Image.Reference), cmp.Compare(a.Image.Platform.String(), b.Image.Platform.String()))
 	})
-	return images, nil
-}
-
-// Remove forgets a reference, for all platforms it was pulled for. The layers
-// stay, because other references may share them.
-func (s *Store) Remove(ctx context.Context, ref string) error {
-	targets, err := s.parse(ref)
-	if err != nil {
-		return err
-	}
-	entries, err := os.ReadDir(s.path(refsDir))
-	if err != nil {
-		return fmt.Errorf("oci: removing %s: %w", clip(ref), err)
-	}
-	for _, t := range targets {
-		reference, found := t.String(), false
-		for _, e := range entries {
-			path := s.path(refsDir, e.Name())
-			b, err := readLimited(path, maxRecord)
-			var r record
-			if err != nil || json.Unmarshal(b, &r) != nil || r.Image.Reference != reference {
-				continue
-			}
-			if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return fmt.Errorf("oci: removing %s: %w", reference, err)
-			}
-			found = true
-		}
-		if found {
-			return syncDir(s.path(refsDir))
-		}
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-	}
-	return fail(ErrNotFound, "oci: removing %s: it is not in the image store", clip(ref))
+	return recs, nil
 }

@@ -25,6 +25,7 @@ type registry struct {
 	s     *Store
 	ref   name.Reference
 	guard *guard
+	scope string // of the login: transport.PullScope, or PushScope
 
 	mu     sync.Mutex
 	client *http.Client // after the handshake
@@ -35,7 +36,7 @@ const userAgent = "boxlite"
 
 func (s *Store) newRegistry(ref name.Reference) *registry {
 	host := ref.Context().RegistryStr()
-	return &registry{s: s, ref: ref, guard: newGuard(host, s.isInsecure(host))}
+	return &registry{s: s, ref: ref, scope: transport.PullScope, guard: newGuard(host, s.isInsecure(host))}
 }
 
 func (r *registry) addressed() bool { return true }
@@ -74,7 +75,7 @@ func (r *registry) connect(ctx context.Context) (*http.Client, error) {
 	ctx, stall := watchStall(ctx, r.s.opts.StallTimeout)
 	defer stall.stop()
 	rt, err := transport.NewWithContext(ctx, repo.Registry, auth, transport.NewUserAgent(r.guard, userAgent),
-		[]string{repo.Scope(transport.PullScope)})
+		[]string{repo.Scope(r.scope)})
 	if err != nil {
 		return nil, r.connectError(ctx, err)
 	}
@@ -179,11 +180,11 @@ func (r *registry) statusError(code int, err error, retryAfter string) error {
 		return fail(ErrNotFound, "registry %s has no such image (%d %s); check name and tag", r.host(), code, detail)
 	case code == http.StatusUnauthorized || code == http.StatusForbidden:
 		if r.login {
-			return fail(ErrUnauthorized, "registry %s does not let the stored credentials pull this image (%d %s); "+
-				"log in again with `docker login %[1]s` or check the name", r.host(), code, detail)
+			return fail(ErrUnauthorized, "registry %[1]s does not let the stored credentials %[4]s (%[2]d %[3]s); "+
+				"log in again with `docker login %[1]s` or check the name", r.host(), code, detail, r.action())
 		}
-		return fail(ErrUnauthorized, "registry %s does not let everybody pull this image (%d %s); "+
-			"if the name is right, log in with `docker login %[1]s`", r.host(), code, detail)
+		return fail(ErrUnauthorized, "registry %[1]s does not let everybody %[4]s (%[2]d %[3]s); "+
+			"if the name is right, log in with `docker login %[1]s`", r.host(), code, detail, r.action())
 	case code == http.StatusTooManyRequests:
 		secs, _ := strconv.Atoi(retryAfter)
 		return &tempError{after: time.Duration(max(0, min(secs, 3600))) * time.Second,
@@ -192,6 +193,14 @@ func (r *registry) statusError(code int, err error, retryAfter string) error {
 		return &tempError{err: fail(ErrUnavailable, "registry %s is in trouble (%d %s)", r.host(), code, detail)}
 	}
 	return fail(ErrUnavailable, "registry %s answered with %d %s", r.host(), code, detail)
+}
+
+// action is what is being asked for.
+func (r *registry) action() string {
+	if r.scope == transport.PushScope {
+		return "push to this repository"
+	}
+	return "pull this image"
 }
 
 func (r *registry) top(ctx context.Context) (raw []byte, mediaType string, err error) {

@@ -26,6 +26,7 @@ type chosen struct {
 type selector struct {
 	s      *Store
 	src    source
+	keep   *lease
 	want   Platform
 	seen   map[Digest]bool
 	offers []Platform // what there is, for the message
@@ -35,7 +36,7 @@ type selector struct {
 }
 
 // choose returns the image for platform want from the manifest or index raw.
-func (s *Store) choose(ctx context.Context, src source, raw []byte, mediaType string, want Platform) (chosen, error) {
+func (s *Store) choose(ctx context.Context, src source, raw []byte, mediaType string, want Platform, keep *lease) (chosen, error) {
 	doc, err := parseDocument(raw, mediaType)
 	if err != nil {
 		return chosen{}, err
@@ -43,7 +44,7 @@ func (s *Store) choose(ctx context.Context, src source, raw []byte, mediaType st
 	if !doc.isIndex() {
 		return chosen{doc: doc, raw: raw, digest: digestOf(raw)}, nil
 	}
-	sel := &selector{s: s, src: src, want: want, seen: map[Digest]bool{digestOf(raw): true}}
+	sel := &selector{s: s, src: src, keep: keep, want: want, seen: map[Digest]bool{digestOf(raw): true}}
 	if err := sel.walk(ctx, doc, 1); err != nil {
 		return chosen{}, err
 	}
@@ -114,7 +115,7 @@ func (sel *selector) tryBlind(ctx context.Context) (chosen, error) {
 		if err != nil {
 			return chosen{}, err
 		}
-		cfg, _, err := sel.s.fetchConfig(ctx, sel.src, c.doc)
+		cfg, _, err := sel.s.fetchConfig(ctx, sel.src, c.doc, sel.keep)
 		if err != nil {
 			if errors.Is(err, ErrUnsupported) {
 				continue // an artifact, not an image
@@ -166,8 +167,11 @@ func (s *Store) fetchManifest(ctx context.Context, src source, d descriptor) ([]
 
 // fetchConfig returns the config of an image manifest. Of several processes
 // that want it one fetches it.
-func (s *Store) fetchConfig(ctx context.Context, src source, doc *document) (*imageConfig, []byte, error) {
+func (s *Store) fetchConfig(ctx context.Context, src source, doc *document, keep *lease) (*imageConfig, []byte, error) {
 	d := *doc.Config
+	if err := keep.add(ctx, s.blobPath(d.Digest)); err != nil {
+		return nil, nil, err
+	}
 	raw, ok := s.readBlob(d.Digest, maxConfig)
 	if !ok {
 		lock, err := lockWait(ctx, s.partialPath(d.Digest), func() {})

@@ -102,7 +102,8 @@ func TestLayout(t *testing.T) {
 	t.Chdir(dir)
 	_, err = s.Resolve(t.Context(), "oci:.:web")
 	require.NoError(t, err)
-	require.NoError(t, s.Remove(t.Context(), "oci:.:web"))
+	_, err = s.Remove(t.Context(), "oci:.:web", RemoveOptions{})
+	require.NoError(t, err)
 	_, err = s.Resolve(t.Context(), "oci:.:web")
 	require.ErrorIs(t, err, ErrNotFound)
 }

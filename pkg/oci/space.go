@@ -15,8 +15,11 @@ func (s *Store) diskError(err error, need int64) error {
 	if need > 0 {
 		msg += fmt.Sprintf(", about %s more needed", bytesText(need))
 	}
+	msg += helpSpace
 	return &kindError{kind: ErrNoSpace, msg: msg, cause: err}
 }
+
+const helpSpace = "; `boxlite prune -a` frees what is not in use"
 
 // checkSpace refuses a pull that cannot succeed, before anything is fetched.
 func (s *Store) checkSpace(need int64) error {
@@ -24,7 +27,7 @@ func (s *Store) checkSpace(need int64) error {
 	if free < 0 || need <= free {
 		return nil
 	}
-	return fail(ErrNoSpace, "not enough space in %s: at least %s needed, %s free", s.root, bytesText(need), bytesText(free))
+	return fail(ErrNoSpace, "not enough space in %s: at least %s needed, %s free"+helpSpace, s.root, bytesText(need), bytesText(free))
 }
 
 // free is what a normal user may still write to the store's file system; -1

@@ -16,7 +16,7 @@ import (
 
 // importTree makes an image of one layer from a folder tree, with the owners,
 // modes and attributes it has there.
-func (s *Store) importTree(ctx context.Context, t target, want Platform, stamp string, ev *events) (Image, error) {
+func (s *Store) importTree(ctx context.Context, t target, want Platform, stamp string, keep *lease, ev *events) (Image, error) {
 	lock, err := lockWait(ctx, s.partialPath(digestOf([]byte(stamp))), func() { ev.send("", Waiting, 0, 0) })
 	if err != nil {
 		return Image{}, s.diskError(err, 0)
@@ -49,6 +49,13 @@ func (s *Store) importTree(ctx context.Context, t target, want Platform, stamp s
 		Stored: info.BlobSize + info.MetaSize,
 	}
 	layer.Digest, layer.Size = layer.DiffID, layer.Stored // there is no tar to measure
+	img, blobs, err := s.treeImage(layer, want)
+	if err != nil {
+		return Image{}, err
+	}
+	if err := keep.add(ctx, s.imagePaths(img)...); err != nil {
+		return Image{}, err
+	}
 	if _, ok := s.haveLayer(layer.DiffID); !ok {
 		if err := publish(meta, s.layerMeta(layer.DiffID)); err != nil {
 			return Image{}, s.diskError(err, 0)
@@ -57,11 +64,16 @@ func (s *Store) importTree(ctx context.Context, t target, want Platform, stamp s
 			return Image{}, s.diskError(err, 0)
 		}
 	}
-	return s.treeImage(layer, want)
+	for _, b := range blobs {
+		if err := s.writeFile(s.blobPath(digestOf(b)), b); err != nil {
+			return Image{}, err
+		}
+	}
+	return img, nil
 }
 
 // treeImage gives the layer a config and a manifest, as every image has.
-func (s *Store) treeImage(layer Layer, p Platform) (Image, error) {
+func (s *Store) treeImage(layer Layer, p Platform) (img Image, blobs [][]byte, err error) {
 	cfg := map[string]any{
 		"architecture": p.Architecture, "os": p.OS, "config": map[string]any{},
 		"rootfs": map[string]any{"type": "layers", "diff_ids": []Digest{layer.DiffID}},
@@ -71,7 +83,7 @@ func (s *Store) treeImage(layer Layer, p Platform) (Image, error) {
 	}
 	rawConfig, err := json.Marshal(cfg)
 	if err != nil {
-		return Image{}, err
+		return Image{}, nil, err
 	}
 	raw, err := json.Marshal(document{
 		SchemaVersion: 2, MediaType: typeOCIManifest,
@@ -79,17 +91,12 @@ func (s *Store) treeImage(layer Layer, p Platform) (Image, error) {
 		Layers: []descriptor{{MediaType: typeOCILayer, Digest: layer.Digest, Size: layer.Size}},
 	})
 	if err != nil {
-		return Image{}, err
-	}
-	for _, b := range [][]byte{rawConfig, raw} {
-		if err := s.writeFile(s.blobPath(digestOf(b)), b); err != nil {
-			return Image{}, err
-		}
+		return Image{}, nil, err
 	}
 	return Image{
 		Digest: digestOf(raw), IndexDigest: digestOf(raw), ConfigDigest: digestOf(rawConfig),
 		Platform: p, Size: layer.Stored, Layers: []Layer{layer},
-	}, nil
+	}, [][]byte{rawConfig, raw}, nil
 }
 
 // treeStamp changes whenever anything of a folder tree that would enter the

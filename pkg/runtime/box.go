@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/anthropics/boxlite/pkg/runtime/internal/state"
@@ -17,8 +19,8 @@ import (
 type LiteBox struct {
 	rt   *Runtime
 	id   BoxID
-	name string
 	opts BoxOptions
+	name atomic.Pointer[string] // as last seen: somebody may rename the box
 
 	times timings
 	usage usageMeter
@@ -31,11 +33,32 @@ type LiteBox struct {
 // ID is the box's id.
 func (b *LiteBox) ID() BoxID { return b.id }
 
-// Name is the box's name, empty for none.
-func (b *LiteBox) Name() string { return b.name }
+// Name is the box's name, empty for none. See [Runtime.Rename].
+func (b *LiteBox) Name() string { return *b.name.Load() }
+
+func newLiteBox(r *Runtime, id BoxID, name string) *LiteBox {
+	b := &LiteBox{rt: r, id: id}
+	b.name.Store(&name)
+	return b
+}
+
+// row is what the state has of the box.
+func (b *LiteBox) row(ctx context.Context) (*state.Box, error) {
+	row, err := b.rt.find(ctx, string(b.id))
+	if err == nil {
+		b.name.Store(&row.Name)
+	}
+	return row, err
+}
 
 // Info returns what is known of the box, without starting it.
-func (b *LiteBox) Info(ctx context.Context) (BoxInfo, error) { return b.rt.GetInfo(ctx, string(b.id)) }
+func (b *LiteBox) Info(ctx context.Context) (BoxInfo, error) {
+	row, err := b.row(ctx)
+	if err != nil {
+		return BoxInfo{}, err
+	}
+	return info(row), nil
+}
 
 func (b *LiteBox) dir() string { return b.rt.boxDir(b.id) }
 
@@ -61,6 +84,7 @@ func (p *vmProcess) watch() {
 	b.report = p.Report()
 	b.mu.Unlock()
 	b.dropLink()
+	r.flushEvents() // what executions did was before this
 	r.mu.Lock()
 	if r.procs[b.id] == p {
 		delete(r.procs, b.id)
@@ -68,9 +92,9 @@ func (p *vmProcess) watch() {
 	r.mu.Unlock()
 	var err error
 	if b.opts.KeepOnStop {
-		_, err = r.stopped(ctx, string(b.id), p.PID, p.Start)
+		_, err = r.stopped(ctx, string(b.id), p.PID, p.Start, p.Report())
 	} else {
-		err = r.discardOf(ctx, string(b.id), p.PID, p.Start)
+		err = r.discardOf(ctx, string(b.id), p.PID, p.Start, p.Report())
 	}
 	if err != nil && !errors.Is(err, state.ErrNotFound) && !r.isClosed() { // whoever looks next finds out by itself
 		r.opts.Log.Warn("record the end of a box", "box", b.id, "error", err)
@@ -91,17 +115,18 @@ func (b *LiteBox) StopWith(ctx context.Context, grace time.Duration) error {
 	}
 	b.times.note(PhaseStop)
 	defer b.times.note(PhaseStopped)
-	return b.end(ctx, func(row *state.Box) error {
+	return b.end(ctx, false, func(row *state.Box) error {
 		return vmm.Stop(ctx, b.dir(), row.PID, row.PIDStart, grace, shutdownSlack)
 	})
 }
 
 func (b *LiteBox) kill(ctx context.Context) error {
-	return b.end(ctx, func(row *state.Box) error { return vmm.Kill(ctx, row.PID, row.PIDStart) })
+	return b.end(ctx, true, func(row *state.Box) error { return vmm.Kill(ctx, row.PID, row.PIDStart) })
 }
 
-func (b *LiteBox) end(ctx context.Context, stop func(*state.Box) error) error {
-	row, err := b.rt.find(ctx, string(b.id))
+// end makes a box's VM end by stop, which kills it or not.
+func (b *LiteBox) end(ctx context.Context, kill bool, stop func(*state.Box) error) error {
+	row, err := b.row(ctx)
 	if errors.Is(err, ErrNotFound) {
 		return nil // it was removed when it stopped
 	} else if err != nil {
@@ -109,7 +134,7 @@ func (b *LiteBox) end(ctx context.Context, stop func(*state.Box) error) error {
 	}
 	if !BoxStatus(row.Status).IsActive() {
 		if row.Ephemeral {
-			err := b.rt.discardOf(ctx, string(b.id), row.PID, row.PIDStart)
+			err := b.rt.discardOf(ctx, string(b.id), row.PID, row.PIDStart, nil)
 			switch {
 			case errors.Is(err, state.ErrNotFound):
 				return nil
@@ -125,8 +150,12 @@ func (b *LiteBox) end(ctx context.Context, stop func(*state.Box) error) error {
 		return err
 	}
 	if _, err := db.Update(ctx, string(b.id), func(r *state.Box) error {
-		if r.PID == row.PID && r.Status == string(StatusRunning) {
-			r.Status = string(StatusStopping)
+		if r.PID != row.PID || !BoxStatus(r.Status).IsActive() {
+			return nil
+		}
+		r.Status = string(StatusStopping)
+		if kill {
+			r.Record(string(EventKill), map[string]string{"signal": strconv.Itoa(sigKill)})
 		}
 		return nil
 	}); err != nil && !errors.Is(err, state.ErrNotFound) {
@@ -161,8 +190,8 @@ func (b *LiteBox) settle(ctx context.Context, row *state.Box) error {
 }
 
 func (b *LiteBox) String() string {
-	if b.name != "" {
-		return fmt.Sprintf("%s (%s)", b.name, b.id)
+	if name := b.Name(); name != "" {
+		return fmt.Sprintf("%s (%s)", name, b.id)
 	}
 	return string(b.id)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"time"
 
@@ -43,12 +44,14 @@ func (r *Runtime) Create(ctx context.Context, opts BoxOptions, name string) (*Li
 		// Until it is started it belongs to this process, and goes with it.
 		row.PID, row.PIDStart, row.BootID = os.Getpid(), vmm.StartTime(os.Getpid()), state.BootID()
 	}
+	row.Record(string(EventCreate), map[string]string{"image": row.Image})
 	if err := db.Insert(ctx, row); errors.Is(err, state.ErrExists) {
 		return nil, wrap(ErrAlreadyExists, err, "create box %q: choose another name or remove that box", name)
 	} else if err != nil {
 		return nil, wrap(ErrDatabase, err, "create a box")
 	}
-	b := &LiteBox{rt: r, id: BoxID(row.ID), name: name, opts: opts}
+	b := newLiteBox(r, BoxID(row.ID), name)
+	b.opts = opts
 	b.times.note(PhaseCreated)
 	return b, nil
 }
@@ -63,7 +66,7 @@ func (r *Runtime) Get(ctx context.Context, key string) (*LiteBox, error) {
 }
 
 func (r *Runtime) open(row *state.Box) (*LiteBox, error) {
-	b := &LiteBox{rt: r, id: BoxID(row.ID), name: row.Name}
+	b := newLiteBox(r, BoxID(row.ID), row.Name)
 	if err := json.Unmarshal(row.Options, &b.opts); err != nil {
 		return nil, wrap(ErrMetadata, err, "options of box %s", row.ID)
 	}
@@ -76,7 +79,7 @@ func (r *Runtime) GetInfo(ctx context.Context, key string) (BoxInfo, error) {
 	if err != nil {
 		return BoxInfo{}, err
 	}
-	return info(row)
+	return info(row), nil
 }
 
 // Exists reports whether there is a box with this id, prefix or name.
@@ -105,11 +108,7 @@ func (r *Runtime) ListInfo(ctx context.Context) ([]BoxInfo, error) {
 		} else if err != nil {
 			return nil, wrap(ErrDatabase, err, "list boxes")
 		}
-		i, err := info(row)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, i)
+		out = append(out, info(row))
 	}
 	return out, nil
 }
@@ -121,10 +120,7 @@ func (r *Runtime) Remove(ctx context.Context, key string, force bool) error {
 	if err != nil {
 		return err
 	}
-	b, err := r.open(row)
-	if err != nil {
-		return err
-	}
+	b := newLiteBox(r, BoxID(row.ID), row.Name) // its options may be unreadable: that is a reason to remove it
 	if BoxStatus(row.Status).IsActive() {
 		if !force {
 			return fail(ErrInvalidState, "box %s is %s: stop it first, or force the removal", key, row.Status)
@@ -158,7 +154,11 @@ func (r *Runtime) discard(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	return wrap(ErrDatabase, db.Delete(ctx, id), "remove box %s", id)
+	if err := db.Delete(ctx, id, string(EventDestroy)); err != nil {
+		return wrap(ErrDatabase, err, "remove box %s", id)
+	}
+	r.releaseImages(ctx)
+	return nil
 }
 
 func (r *Runtime) find(ctx context.Context, key string) (*state.Box, error) {
@@ -179,19 +179,25 @@ func (r *Runtime) find(ctx context.Context, key string) (*state.Box, error) {
 	return row, wrap(ErrDatabase, err, "find box %q", key)
 }
 
-func info(row *state.Box) (BoxInfo, error) {
+// info is a row in the caller's terms. What this version cannot read makes the box
+// Unknown, with the reason, and spoils no list: it can still be removed.
+func info(row *state.Box) BoxInfo {
+	i := BoxInfo{
+		ID: BoxID(row.ID), Name: row.Name, Status: BoxStatus(row.Status), Reason: row.Reason,
+		CreatedAt: row.CreatedAt.UTC(), LastUpdated: row.UpdatedAt.UTC(), Image: row.Image,
+		StartedAt: row.StartedAt.UTC(), FinishedAt: row.FinishedAt.UTC(), ExitCode: row.ExitCode,
+	}
 	var o storedOptions
 	if err := json.Unmarshal(row.Options, &o); err != nil {
-		return BoxInfo{}, wrap(ErrMetadata, err, "options of box %s", row.ID)
+		i.Status, i.Reason = StatusUnknown, fmt.Sprintf("its options cannot be read (%v): remove the box", err)
+		return i
 	}
-	pid := 0
-	if BoxStatus(row.Status).IsActive() {
-		pid = row.PID
+	i.CPUs, i.MemoryMiB, i.Labels, i.Command = o.CPUs, o.MemoryMiB, o.Labels, o.Command
+	switch {
+	case !i.Status.valid():
+		i.Status, i.Reason = StatusUnknown, fmt.Sprintf("this version of boxlite knows no status %q: use the one that wrote it, or remove the box", row.Status)
+	case i.Status.IsActive():
+		i.PID = row.PID
 	}
-	return BoxInfo{
-		ID: BoxID(row.ID), Name: row.Name, Status: BoxStatus(row.Status), Reason: row.Reason,
-		CreatedAt: row.CreatedAt.UTC(), LastUpdated: row.UpdatedAt.UTC(), PID: pid,
-		Image: row.Image, CPUs: o.CPUs, MemoryMiB: o.MemoryMiB, Labels: o.Labels,
-		Command: o.Command, StartedAt: row.StartedAt.UTC(), FinishedAt: row.FinishedAt.UTC(), ExitCode: row.ExitCode,
-	}, nil
+	return i
 }

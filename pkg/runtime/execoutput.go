@@ -10,12 +10,13 @@ import (
 
 // newExecution takes over a process. Its connections are closed when it has ended
 // and both outputs are read to their end, so that nobody has to.
-func newExecution(b *LiteBox, p *guest.Process) *Execution {
+func newExecution(b *LiteBox, p *guest.Process, cmd BoxCommand) *Execution {
 	e := &Execution{box: b, proc: p}
 	if p.Stdin != nil {
 		e.stdin = &countedInput{p.Stdin, func(n int64) { b.rt.counter.add(b.id, state.CounterSent, n) }}
 	}
 	received := func(n int64) { b.rt.counter.add(b.id, state.CounterReceived, n) }
+	e.tellStart(cmd)
 	pending := new(atomic.Int32) // what has to be over before
 	over := func() {
 		if pending.Add(-1) == 0 {
@@ -33,6 +34,7 @@ func newExecution(b *LiteBox, p *guest.Process) *Execution {
 	}
 	go func() {
 		<-p.Done()
+		e.tellEnd()
 		over()
 	}()
 	return e

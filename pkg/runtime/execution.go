@@ -20,6 +20,7 @@ import (
 type Execution struct {
 	box  *LiteBox
 	proc *guest.Process
+	told sync.Once // of its end
 
 	mu     sync.Mutex
 	stdin  io.WriteCloser
@@ -70,7 +71,7 @@ func (b *LiteBox) Run(ctx context.Context, cmd BoxCommand) (*Execution, error) {
 		return nil, b.runError(cmd.args[0], err)
 	}
 	b.times.noteFirst(PhaseStarted)
-	return newExecution(b, p), nil
+	return newExecution(b, p, cmd), nil
 }
 
 // spec turns a command into what the agent is asked for: the image's settings,
@@ -185,6 +186,7 @@ func (e *Execution) Wait(ctx context.Context) (ExecResult, error) {
 		}
 		return ExecResult{}, e.box.lost(err, "wait for a command in box "+e.box.String())
 	}
+	e.tellEnd() // before the caller may close the runtime
 	return resultOf(&s), nil
 }
 

@@ -36,7 +36,7 @@ func (b *LiteBox) currentLink() *guestLink {
 func (b *LiteBox) connect(ctx context.Context) (*guestLink, error) {
 	ctx, cancel := b.patient(ctx)
 	defer cancel()
-	row, err := b.rt.find(ctx, string(b.id))
+	row, err := b.row(ctx)
 	if err != nil {
 		return nil, err
 	}

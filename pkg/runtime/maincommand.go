@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 
 	"github.com/anthropics/boxlite/pkg/agentapi"
 	"github.com/anthropics/boxlite/pkg/runtime/internal/state"
@@ -123,7 +124,12 @@ func (b *LiteBox) Signal(ctx context.Context, signal int) error {
 	if err := b.mainRuns(ctx); err != nil {
 		return err
 	}
-	return b.served(ctx, vmm.Signal(ctx, b.dir(), signal), fmt.Sprintf("signal box %s", b))
+	if err := b.served(ctx, vmm.Signal(ctx, b.dir(), signal), fmt.Sprintf("signal box %s", b)); err != nil {
+		return err
+	}
+	b.recordLater(EventKill, map[string]string{"signal": strconv.Itoa(signal)})
+	b.rt.flushEvents() // before what comes of it
+	return nil
 }
 
 // mainRuns is why there is no main command to talk to, nil if there is one.
@@ -137,7 +143,7 @@ func (b *LiteBox) mainRuns(ctx context.Context) error {
 
 // active finds the row of a box that must have a VM.
 func (b *LiteBox) active(ctx context.Context) (*state.Box, error) {
-	row, err := b.rt.find(ctx, string(b.id))
+	row, err := b.row(ctx)
 	if err != nil {
 		return nil, err
 	}

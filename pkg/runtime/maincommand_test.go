@@ -85,7 +85,7 @@ func TestDiscardOf(t *testing.T) {
 	require.NoError(t, err)
 	row, err := db.Find(ctx, "short")
 	require.NoError(t, err)
-	require.ErrorIs(t, rt.discardOf(ctx, string(box.ID()), row.PID, row.PIDStart+1), errChanged)
+	require.ErrorIs(t, rt.discardOf(ctx, string(box.ID()), row.PID, row.PIDStart+1, nil), errChanged)
 	stale := *row
 	stale.PIDStart++ // read before another process took the box over
 	kept, err := rt.repair(ctx, &stale)

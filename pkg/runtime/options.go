@@ -22,12 +22,20 @@ type Options struct {
 	// no registry. Default: docker.io.
 	ImageRegistries []string
 	// Kernel is the guest kernel's file name. Default: $BOXLITE_KERNEL, else
-	// the one built into the program, else HomeDir/kernel/vmlinux.
+	// the one built into the program, else HomeDir/kernel/vmlinux, else that
+	// of KernelImage.
 	Kernel string
 	// Initramfs is the file name of the guest's init. Default:
 	// $BOXLITE_INITRAMFS, else the one built into the program, else
-	// HomeDir/kernel/initramfs.cpio.
+	// HomeDir/kernel/initramfs.cpio, else that of KernelImage.
 	Initramfs string
+	// KernelImage is the reference of the OCI artifact with kernel and
+	// initramfs that is pulled once, into the home directory, when they are
+	// found in none of these places: a registry's, or "oci:DIR". Default:
+	// $BOXLITE_KERNEL_IMAGE, else the one that this version was released with.
+	// Where the release names a digest the artifact must have it, wherever it
+	// comes from.
+	KernelImage string
 	// VMMPath is the program to run as VM process. Default: the running
 	// program itself. It must import this package at the same version.
 	VMMPath string
@@ -40,7 +48,8 @@ type Options struct {
 	StopGrace time.Duration
 	// Log receives diagnostics. Default: none.
 	Log *slog.Logger
-	// Progress, when set, receives what happens to an image that is pulled.
+	// Progress, when set, receives what happens to an image, or to the kernel
+	// artifact, that is pulled.
 	Progress func(oci.Event)
 }
 

@@ -7,9 +7,10 @@ import (
 	"github.com/anthropics/boxlite/pkg/runtime/internal/state"
 )
 
-// Rename gives a box another name. One in use is ErrAlreadyExists. The host name
-// in a running box stays what it was until the next start. Handles that are held
-// keep the old name in their texts.
+// Rename gives a box another name, whatever it is doing. A name in use is
+// ErrAlreadyExists. The guest of a running box keeps its host name until the box
+// is started again. Handles to the box learn of it when they next look at the
+// box's state: Info knows at once.
 func (r *Runtime) Rename(ctx context.Context, key, name string) error {
 	if err := checkName(name); err != nil {
 		return err
@@ -22,12 +23,19 @@ func (r *Runtime) Rename(ctx context.Context, key, name string) error {
 	if err != nil {
 		return err
 	}
-	switch err := db.Rename(ctx, row.ID, name); {
+	_, err = db.Update(ctx, row.ID, func(row *state.Box) error {
+		if row.Name == name {
+			return nil
+		}
+		row.Record(string(EventRename), map[string]string{"oldName": row.Name})
+		row.Name = name
+		return nil
+	})
+	switch {
 	case errors.Is(err, state.ErrExists):
-		return wrap(ErrAlreadyExists, err, "rename box %s to %q: choose another name or remove that box", key, name)
+		return wrap(ErrAlreadyExists, err, "rename box %q to %q: choose another name or remove that box", key, name)
 	case errors.Is(err, state.ErrNotFound):
-		return fail(ErrNotFound, "no box has the id or name %q", key)
-	default:
-		return wrap(ErrDatabase, err, "rename box %s", key)
+		return fail(ErrNotFound, "box %q was removed meanwhile", key)
 	}
+	return wrap(ErrDatabase, err, "rename box %q", key)
 }

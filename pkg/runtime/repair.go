@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/anthropics/boxlite/pkg/runtime/internal/state"
@@ -46,9 +47,9 @@ func (r *Runtime) repair(ctx context.Context, row *state.Box) (*state.Box, error
 		return db.Find(ctx, row.ID)
 	}
 	if !row.Ephemeral {
-		return r.stopped(ctx, row.ID, row.PID, row.PIDStart)
+		return r.stopped(ctx, row.ID, row.PID, row.PIDStart, nil)
 	}
-	err := r.discardOf(ctx, row.ID, row.PID, row.PIDStart)
+	err := r.discardOf(ctx, row.ID, row.PID, row.PIDStart, nil)
 	if errors.Is(err, errChanged) { // it was started since this row was read
 		db, err := r.state(ctx)
 		if err != nil {
@@ -69,14 +70,19 @@ var errChanged = errors.New("the box was started meanwhile")
 // takes the row over first, so that nobody starts the box meanwhile, and whoever
 // finds this process gone half-way goes on. A box that another process has since
 // taken over is errChanged.
-func (r *Runtime) discardOf(ctx context.Context, id string, pid int, start uint64) error {
+// rep is how the process ended, nil where that is not known.
+func (r *Runtime) discardOf(ctx context.Context, id string, pid int, start uint64, rep *vmm.Report) error {
 	db, err := r.state(ctx)
 	if err != nil {
 		return err
 	}
+	end := r.ending(id, rep) // while its folder is there
 	_, err = db.Update(ctx, id, func(row *state.Box) error {
 		if row.PID != pid || row.PIDStart != start {
 			return errChanged
+		}
+		if BoxStatus(row.Status).IsActive() {
+			end.record(row)
 		}
 		row.Status, row.Reason, row.BootID = string(StatusUnknown), "it is being removed", state.BootID() // not active: the process is no VM
 		row.PID = os.Getpid()
@@ -91,40 +97,87 @@ func (r *Runtime) discardOf(ctx context.Context, id string, pid int, start uint6
 	return r.discard(ctx, id)
 }
 
-// stopped records the end of a VM process, unless a newer one runs by now.
-func (r *Runtime) stopped(ctx context.Context, id string, pid int, start uint64) (*state.Box, error) {
+// stopped records the end of a VM process, unless a newer one runs by now. rep is
+// how it ended, nil where that is not known.
+func (r *Runtime) stopped(ctx context.Context, id string, pid int, start uint64, rep *vmm.Report) (*state.Box, error) {
 	db, err := r.state(ctx)
 	if err != nil {
 		return nil, err
 	}
-	reason := "the VM process ended without a report (killed, or the host went down)"
-	ended, rep := time.Now(), (*vmm.Report)(nil)
-	if rep, err = vmm.ReadReport(r.boxDir(BoxID(id))); err == nil {
-		reason = ""
-		if !rep.Clean() {
-			reason = string(rep.Cause)
-			if rep.Detail != "" {
-				reason += ": " + rep.Detail
-			}
-		}
-		if !rep.Ended.IsZero() {
-			ended = rep.Ended
-		}
-	}
+	end := r.ending(id, rep)
 	return db.Update(ctx, id, func(row *state.Box) error {
 		if row.PID != pid || row.PIDStart != start {
 			return nil
 		}
-		row.Status, row.Reason, row.PID, row.PIDStart = string(StatusStopped), reason, 0, 0
+		end.record(row)
+		row.Status, row.Reason, row.PID, row.PIDStart = string(StatusStopped), end.reason, 0, 0
 		if !row.StartedAt.IsZero() && row.FinishedAt.IsZero() {
-			row.FinishedAt = ended
+			row.FinishedAt = end.at
 		}
-		if rep != nil && rep.Main != nil {
-			code := rep.Main.ExitCode()
-			row.ExitCode = &code
+		if end.code != nil {
+			row.ExitCode = end.code
 		}
 		return nil
 	})
+}
+
+// ending is how a box's last VM ended.
+type ending struct {
+	reason string // empty where somebody wanted it
+	at     time.Time
+	code   *int // of the main command, nil where it is not known
+	asked  bool // by Stop
+	noDir  bool // the box's folder is gone
+}
+
+// ending finds out how the VM of a box ended, which it has: from the report in its
+// folder, or else from the one that its parent got.
+func (r *Runtime) ending(id string, parents *vmm.Report) ending {
+	end := ending{at: time.Now()}
+	rep, err := vmm.ReadReport(r.boxDir(BoxID(id)))
+	if err != nil && parents != nil && parents.Cause != vmm.CauseVMMDeath {
+		rep, err = parents, nil
+	}
+	if err != nil {
+		_, serr := os.Stat(r.boxDir(BoxID(id)))
+		end.noDir = errors.Is(serr, os.ErrNotExist)
+		end.reason = "the VM process ended without a report (killed, or the host went down)"
+		return end
+	}
+	if !rep.Clean() {
+		end.reason = string(rep.Cause)
+		if rep.Detail != "" {
+			end.reason += ": " + rep.Detail
+		}
+	}
+	if !rep.Ended.IsZero() {
+		end.at = rep.Ended
+	}
+	if rep.Main != nil {
+		code := rep.Main.ExitCode()
+		end.code = &code
+	}
+	end.asked = rep.Cause == vmm.CauseStop
+	return end
+}
+
+// record adds the events of an end to the box's row.
+func (end ending) record(row *state.Box) {
+	if row.Ephemeral && end.noDir {
+		// The VM process removed it, as it does when all has ended well.
+		end.reason, end.asked = "", row.Status == string(StatusStopping)
+	}
+	about := make(map[string]string)
+	if end.code != nil {
+		about["exitCode"] = strconv.Itoa(*end.code)
+	}
+	if end.reason != "" {
+		about["reason"] = end.reason
+	}
+	row.Record(string(EventDie), about)
+	if end.asked {
+		row.Record(string(EventStop), nil)
+	}
 }
 
 // sweep clears away what killed processes left: rows of boxes that should be

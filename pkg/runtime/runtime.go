@@ -34,6 +34,8 @@ type Runtime struct {
 	db     *state.DB // opened when first needed
 	store  *oci.Store
 	procs  map[BoxID]*vmProcess // VM processes this runtime started
+
+	pending eventQueue
 }
 
 // New opens a home directory, creating it if need be.
@@ -92,6 +94,7 @@ func (r *Runtime) Shutdown(ctx context.Context) error {
 		p.forget()
 	}
 	r.counter.flush(context.WithoutCancel(ctx))
+	r.flushEvents()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.closed = true

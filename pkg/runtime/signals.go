@@ -8,6 +8,7 @@ import (
 // maxSignal is Linux's SIGRTMAX.
 const (
 	maxSignal = 64
+	sigKill   = 9
 	sigTerm   = 15
 	sigRTMin  = 34 // as C libraries count; the two below are theirs
 )

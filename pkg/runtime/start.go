@@ -10,7 +10,6 @@ import (
 	"github.com/anthropics/boxlite/pkg/agentapi"
 	"github.com/anthropics/boxlite/pkg/machine"
 	"github.com/anthropics/boxlite/pkg/oci"
-	"github.com/anthropics/boxlite/pkg/runtime/internal/assets"
 	"github.com/anthropics/boxlite/pkg/runtime/internal/disk"
 	"github.com/anthropics/boxlite/pkg/runtime/internal/state"
 	"github.com/anthropics/boxlite/pkg/runtime/internal/vmm"
@@ -33,11 +32,14 @@ func (b *LiteBox) startWithoutMain(ctx context.Context) error { return b.ensure(
 
 // ensure makes sure that the box runs. mode is only of meaning where it did not.
 func (b *LiteBox) ensure(ctx context.Context, mode bootMode) error {
-	row, err := b.rt.find(ctx, string(b.id))
+	row, err := b.row(ctx)
 	if err != nil {
 		return err
 	}
-	if !BoxStatus(row.Status).IsRunning() {
+	if s := BoxStatus(row.Status); !s.IsRunning() {
+		if !s.CanStart() && !s.IsTransient() { // nothing that a wait would change
+			return fail(ErrInvalidState, "box %s is %s and cannot be started", b, s)
+		}
 		if err := machine.Check(); err != nil { // before the pull: it would be in vain
 			return fail(ErrUnsupportedEngine, "start box %s: this host cannot run boxes: %w", b, err)
 		}
@@ -51,7 +53,7 @@ func (b *LiteBox) ensure(ctx context.Context, mode bootMode) error {
 		return wrap(ErrStorage, err, "lock box %s", b.id)
 	}
 	defer lock.Close()
-	if row, err = b.rt.find(ctx, string(b.id)); err != nil { // somebody may have been first
+	if row, err = b.row(ctx); err != nil { // somebody may have been first
 		return err
 	}
 	if BoxStatus(row.Status).IsRunning() {
@@ -112,7 +114,7 @@ func (b *LiteBox) start(ctx context.Context) (*guestLink, error) {
 	}
 	if b.opts.Main != nil {
 		// Starting it would run its command again, which nobody asked for.
-		row, err := b.rt.find(ctx, string(b.id))
+		row, err := b.row(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -171,6 +173,7 @@ func (b *LiteBox) boot(ctx context.Context, mode bootMode) (*vmProcess, error) {
 			row.Options, row.ExitCode = stored, nil
 			row.StartedAt, row.FinishedAt = time.Now(), time.Time{}
 		}
+		row.Record(string(EventStart), map[string]string{"image": row.Image})
 		return nil
 	})
 	go p.watch()
@@ -216,11 +219,7 @@ func unusable(err error) string {
 // the main command.
 func (b *LiteBox) vmConfig(ctx context.Context, mode bootMode) (cfg *vmm.Config, argv []string, err error) {
 	rt := b.rt
-	kernel, err := assets.Kernel.Find(rt.opts.Kernel, rt.opts.HomeDir)
-	if err != nil {
-		return nil, nil, wrap(ErrConfig, err, "start box %s", b)
-	}
-	initrd, err := assets.Initramfs.Find(rt.opts.Initramfs, rt.opts.HomeDir)
+	kernel, initrd, err := rt.guestFiles(ctx)
 	if err != nil {
 		return nil, nil, wrap(ErrConfig, err, "start box %s", b)
 	}
@@ -260,8 +259,8 @@ func (b *LiteBox) guestSetup() agentapi.Setup {
 
 // hostname is the box's name, or the short form of its id, as containers have it.
 func (b *LiteBox) hostname() string {
-	if b.name != "" && len(b.name) <= 63 {
-		return b.name
+	if name := b.Name(); name != "" && len(name) <= 63 {
+		return name
 	}
 	return string(b.id[len(b.id)-12:])
 }
@@ -269,35 +268,27 @@ func (b *LiteBox) hostname() string {
 // image returns what the box boots from: as recorded at its first start, or
 // else from the store.
 func (b *LiteBox) image(ctx context.Context) (*bootRecord, error) {
+	rec, err := b.recorded()
+	if err != nil || rec.usable() {
+		return rec, err
+	}
+	return b.recordImage(ctx, rec)
+}
+
+// recorded returns the box's record, nil if it was never started.
+func (b *LiteBox) recorded() (*bootRecord, error) {
 	rec, err := readRecord(b.dir())
-	if err == nil && rec.usable() {
-		return rec, nil
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
 	}
-	store, err := b.rt.Images()
-	if err != nil {
-		return nil, err
-	}
-	ref, err := b.opts.Rootfs.reference()
-	if err != nil {
-		return nil, err
-	}
-	img, err := store.Pull(ctx, ref, oci.PullOptions{Policy: oci.PullMissing, Progress: b.rt.opts.Progress})
-	if err != nil {
-		return nil, wrap(ErrImage, err, "image of box %s", b)
-	}
-	root, err := store.Rootfs(ctx, img, nil)
-	if err != nil {
-		return nil, wrap(ErrImage, err, "root filesystem of %s", img.Reference)
-	}
-	rec = &bootRecord{Digest: string(img.Digest), Config: img.Config}
-	for _, p := range root.Parts {
-		rec.Parts = append(rec.Parts, vmm.Part{Path: p.Path, Offset: p.Offset, Length: p.Length})
-	}
-	return rec, wrap(ErrStorage, rec.write(b.dir()), "record the image of box %s", b)
+	return rec, wrap(ErrMetadata, err, "image of box %s", b)
 }
 
 // usable reports whether the files that a record names are still there.
 func (rec *bootRecord) usable() bool {
+	if rec == nil {
+		return false
+	}
 	for _, p := range rec.Parts {
 		if fi, err := os.Stat(p.Path); err != nil || fi.Size() < p.Offset+p.Length {
 			return false
@@ -306,25 +297,18 @@ func (rec *bootRecord) usable() bool {
 	return len(rec.Parts) > 0
 }
 
-// Pull makes sure that the box's image is in the store, as Start does. A box that
-// was started before has all it needs.
+// Pull makes sure that the box's image is in the store, as Start does. A box that was
+// started before has all it needs.
 func (b *LiteBox) Pull(ctx context.Context) error {
-	if rec, err := readRecord(b.dir()); err == nil && rec.usable() {
-		return nil
+	rec, err := b.recorded()
+	if err != nil || rec.usable() {
+		return err
 	}
 	store, err := b.rt.Images()
 	if err != nil {
 		return err
 	}
-	ref, err := b.opts.Rootfs.reference()
-	if err != nil {
-		return err
-	}
-	if _, err := store.Resolve(ctx, ref); err == nil {
-		return nil
-	}
-	_, err = store.Pull(ctx, ref, oci.PullOptions{Policy: oci.PullMissing, Progress: b.rt.opts.Progress})
-	return wrap(ErrImage, err, "")
+	return b.pullImage(ctx, store, rec)
 }
 
 // reference is the spec in the image store's terms.

@@ -19,6 +19,11 @@ const (
 	StatusStopped    BoxStatus = "stopped"  // can be started again
 )
 
+// valid reports whether there is such a status.
+func (s BoxStatus) valid() bool {
+	return s == StatusUnknown || s == StatusConfigured || s.IsActive() || s == StatusStopped
+}
+
 // IsActive reports whether the box has a VM process.
 func (s BoxStatus) IsActive() bool { return s == StatusRunning || s == StatusStopping }
 

@@ -6,21 +6,26 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestBoxStatus holds every predicate to the reference's table.
+// TestBoxStatus is the whole state machine: each status, and what can be said of it.
 func TestBoxStatus(t *testing.T) {
-	type row struct{ active, running, configured, stopped, transient, start, stop, remove, run bool }
-	const y, n = true, false
+	type row struct {
+		active, running, configured, stopped, transient bool
+		start, stop, remove, run                        bool
+	}
 	for s, want := range map[BoxStatus]row{
-		//                active running configured stopped transient start stop remove run
-		StatusUnknown:    {n, n, n, n, n, n, n, y, n},
-		StatusConfigured: {n, n, y, n, n, y, n, y, y},
-		StatusRunning:    {y, y, n, n, n, n, y, n, y},
-		StatusStopping:   {y, n, n, n, y, n, n, n, n},
-		StatusStopped:    {n, n, n, y, n, y, n, y, y},
+		StatusUnknown:    {remove: true},
+		StatusConfigured: {configured: true, start: true, remove: true, run: true},
+		StatusRunning:    {active: true, running: true, stop: true, run: true},
+		StatusStopping:   {active: true, transient: true},
+		StatusStopped:    {stopped: true, start: true, remove: true, run: true},
 	} {
-		require.Equal(t, want, row{
+		got := row{
 			s.IsActive(), s.IsRunning(), s.IsConfigured(), s.IsStopped(), s.IsTransient(),
 			s.CanStart(), s.CanStop(), s.CanRemove(), s.CanRun(),
-		}, s)
+		}
+		require.Equal(t, want, got, s)
+		require.True(t, s.valid())
 	}
+	require.False(t, BoxStatus("hibernating").valid())
+	require.False(t, BoxStatus("").valid())
 }

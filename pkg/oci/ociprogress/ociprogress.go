@@ -13,9 +13,10 @@ import (
 	"golang.org/x/term"
 )
 
-// Display draws one bar per layer under way. Nothing is drawn, and nothing is
-// started, before there is a layer to wait for, so that having one costs
-// nothing when the image is there already. When it is closed the bars are
+// Display draws one bar per layer under way, and a spinner for work on an image
+// as a whole that takes longer than a moment, such as the import of a folder.
+// Nothing is drawn, and nothing is started, before there is something to wait
+// for, so that having one costs nothing when the image is there already. When it is closed the bars are
 // gone: what the command prints next starts on a clean line.
 type Display struct {
 	out      io.Writer
@@ -24,7 +25,8 @@ type Display struct {
 	mu       sync.Mutex
 	closed   bool
 	progress *mpb.Progress
-	bars     map[oci.Digest]*bar
+	bars     map[oci.Digest]*bar // "" is the image's
+	pending  *time.Timer         // until the image's bar is worth showing
 }
 
 type bar struct {
@@ -40,26 +42,32 @@ func New(out io.Writer) *Display {
 	return &Display{out: out, terminal: ok && term.IsTerminal(int(f.Fd()))}
 }
 
-const refresh = 100 * time.Millisecond
+const (
+	refresh = 100 * time.Millisecond
+	moment  = 300 * time.Millisecond
+)
 
 // Event takes note of an event; it is meant as oci.PullOptions.Progress and
 // may be called from any goroutine.
 func (d *Display) Event(e oci.Event) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !d.terminal || d.closed || e.Layer == "" {
+	if !d.terminal || d.closed {
 		return
 	}
 	b := d.bars[e.Layer]
-	if e.State == oci.Done || e.State == oci.Cached {
-		if b != nil {
-			b.Abort(true)
-			delete(d.bars, e.Layer)
-		}
+	switch {
+	case e.State == oci.Done || e.State == oci.Cached:
+		d.remove(e.Layer)
 		return
-	}
-	if b == nil {
+	case b != nil:
+	case e.Layer != "":
 		b = d.add(e)
+	case e.State == oci.Resolving || d.pending != nil:
+		return
+	default:
+		d.pending = time.AfterFunc(moment, func() { d.addImage(e) })
+		return
 	}
 	b.mu.Lock()
 	b.state = e.State
@@ -67,17 +75,61 @@ func (d *Display) Event(e oci.Event) {
 	b.SetCurrent(e.Current)
 }
 
-func (d *Display) add(e oci.Event) *bar {
+func (d *Display) remove(layer oci.Digest) {
+	if layer == "" && d.pending != nil {
+		d.pending.Stop() // or it finds itself forgotten
+		d.pending = nil
+	}
+	if b := d.bars[layer]; b != nil {
+		b.Abort(true)
+		delete(d.bars, layer)
+	}
+}
+
+func (d *Display) start() {
 	if d.progress == nil {
 		d.bars = map[oci.Digest]*bar{}
 		d.progress = mpb.New(mpb.WithOutput(d.out), mpb.WithWidth(40), mpb.WithRefreshRate(refresh), mpb.WithAutoRefresh())
 	}
-	b := &bar{}
-	state := decor.Any(func(decor.Statistics) string {
+}
+
+// addImage shows that an image is being worked on; how much is left is unknown.
+func (d *Display) addImage(e oci.Event) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed || d.pending == nil {
+		return
+	}
+	d.pending = nil
+	d.start()
+	b := &bar{state: e.State}
+	b.Bar = d.progress.AddSpinner(0, mpb.BarWidth(1),
+		mpb.PrependDecorators(decor.Name(tail(e.Reference)+" "), b.decorator()),
+		mpb.AppendDecorators(decor.Elapsed(decor.ET_STYLE_GO)))
+	d.bars[""] = b
+}
+
+// tail is the end of a reference, which tells more than its beginning.
+func tail(ref string) string {
+	const most = 48
+	if len(ref) <= most {
+		return ref
+	}
+	return "…" + ref[len(ref)-most:]
+}
+
+func (b *bar) decorator() decor.Decorator {
+	return decor.Any(func(decor.Statistics) string {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		return string(b.state)
 	}, decor.WC{W: len(oci.Downloading) + 1, C: decor.DindentRight})
+}
+
+func (d *Display) add(e oci.Event) *bar {
+	d.start()
+	b := &bar{}
+	state := b.decorator()
 	// One more than there is: a bar that is full ends, but a layer that has
 	// arrived may still be extracting.
 	b.Bar = d.progress.AddBar(e.Total+1,
@@ -96,6 +148,10 @@ func (d *Display) Close() error {
 		return nil
 	}
 	d.closed = true
+	if d.pending != nil {
+		d.pending.Stop()
+		d.pending = nil
+	}
 	if d.progress == nil {
 		return nil
 	}

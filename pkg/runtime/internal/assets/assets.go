@@ -2,27 +2,32 @@
 // built into the program, or installed in the home directory.
 //
 // The build puts them into the folder files before it compiles the program. A
-// program built without that step has none inside, and says what to do.
+// program built without that step has none inside; it takes them from an
+// artifact in a registry, which pin.go names, and keeps them in the home.
+//
+//	HOME/kernel/vmlinux, initramfs.cpio     put there by hand
+//	HOME/kernel/vmlinux-<hash> and so on    built-in ones, unpacked
+//	HOME/kernel/<sha256>/                   an installed artifact, by its digest
+//	HOME/kernel/installed                   link to the one installed last
+//	HOME/kernel/.install/                   locked while one is being installed
 package assets
 
 import (
 	"embed"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
-
-	"github.com/klauspost/compress/zstd"
+	"time"
 )
 
 //go:embed all:files
 var files embed.FS
 
 // ErrMissing says that no kernel or initramfs was found anywhere.
-var ErrMissing = errors.New("not found")
+var ErrMissing = errors.New("not there")
 
 // Asset is one of the two files a guest boots from.
 type Asset struct {
@@ -35,11 +40,19 @@ type Asset struct {
 var (
 	Kernel    = Asset{"guest kernel", "vmlinux", "BOXLITE_KERNEL"}
 	Initramfs = Asset{"guest initramfs", "initramfs.cpio", "BOXLITE_INITRAMFS"}
+
+	all = []Asset{Kernel, Initramfs}
 )
+
+// Dir is the folder of kernels in a home directory.
+func Dir(home string) string { return filepath.Join(home, "kernel") }
+
+// Name is the asset's file name in an installed artifact.
+func (a Asset) Name() string { return a.name }
 
 // Find returns the path of an asset: the given one if it is not empty, else
 // that in the environment, else the built-in one unpacked under home, else one
-// installed by hand under home/kernel.
+// installed by hand under home/kernel. None is ErrMissing.
 func (a Asset) Find(given, home string) (string, error) {
 	if given == "" {
 		given = os.Getenv(a.env)
@@ -56,31 +69,48 @@ func (a Asset) Find(given, home string) (string, error) {
 		}
 		return abs, nil
 	}
-	dir := filepath.Join(home, "kernel")
-	path, err := a.builtin(dir)
+	path, err := a.builtin(Dir(home))
 	if !errors.Is(err, ErrMissing) {
 		return path, err
 	}
-	path = filepath.Join(dir, a.name)
-	if fi, err := os.Stat(path); err == nil && fi.Mode().IsRegular() {
+	path = filepath.Join(Dir(home), a.name)
+	if isFile(path) {
 		return path, nil
 	}
-	return "", fmt.Errorf("%s: none is built into this program, and %s is not there: run `make` in the boxlite source tree, or set %s: %w", a.what, path, a.env, ErrMissing)
+	return "", fmt.Errorf("%s: none is built into this program, and %s is %w", a.what, path, ErrMissing)
+}
+
+// Sum is the hash of the built-in asset, in hex, and false if there is none.
+func (a Asset) Sum() (string, bool) {
+	sum, err := files.ReadFile("files/" + a.name + ".sha256")
+	if err != nil {
+		return "", false
+	}
+	return strings.TrimSpace(string(sum)), true
+}
+
+// Compressed is the built-in asset as it is built in. None is ErrMissing.
+func (a Asset) Compressed() ([]byte, error) {
+	b, err := files.ReadFile("files/" + a.name + ".zst")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s: none is built into this program (%w)", a.what, ErrMissing)
+	}
+	return b, err
 }
 
 // builtin unpacks the built-in asset once per home and content. The file's name
 // holds the hash that the build put beside it, so different programs can share
 // a home, and the usual case costs one stat.
 func (a Asset) builtin(dir string) (string, error) {
-	sum, err := files.ReadFile("files/" + a.name + ".sha256")
-	if errors.Is(err, fs.ErrNotExist) {
+	sum, ok := a.Sum()
+	if !ok {
 		return "", ErrMissing
-	} else if err != nil {
-		return "", err
 	}
-	// name-<first 16 digits of the hash>
-	path := filepath.Join(dir, a.name+"-"+strings.TrimSpace(string(sum))[:16])
+	path := a.unpacked(dir, sum)
 	if fi, err := os.Stat(path); err == nil && fi.Mode().IsRegular() {
+		if now := time.Now(); now.Sub(fi.ModTime()) > touchEvery {
+			_ = os.Chtimes(path, now, now) // see Prune; a home that is read-only has none
+		}
 		return path, nil
 	}
 	if err := a.unpack(path); err != nil {
@@ -89,29 +119,10 @@ func (a Asset) builtin(dir string) (string, error) {
 	return path, nil
 }
 
-func (a Asset) unpack(path string) (err error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
-	in, err := files.Open("files/" + a.name + ".zst")
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1))
-	if err != nil {
-		return err
-	}
-	defer z.Close()
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".unpack-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name()) // fails once it has its name
-	_, err = io.Copy(tmp, z)
-	// The file is mapped into guests, so it must be whole before it has its name, also after a power cut.
-	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
-		return err
-	}
-	return os.Rename(tmp.Name(), path)
+// unpacked is name-<first 16 digits of the hash>.
+func (a Asset) unpacked(dir, sum string) string { return filepath.Join(dir, a.name+"-"+sum[:16]) }
+
+func isFile(path string) bool {
+	fi, err := os.Stat(path)
+	return err == nil && fi.Mode().IsRegular()
 }

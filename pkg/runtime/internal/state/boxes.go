@@ -14,17 +14,14 @@ const columns = "id, name, created_at, updated_at, options, image, status, reaso
 // marks has a place for each of them.
 const marks = "?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?"
 
-// Insert adds a box. A name in use is ErrExists.
+// changed are all columns but the key.
+var changed = strings.TrimPrefix(columns, "id, ")
+
+// Insert adds a box, with the events recorded in it. A name in use is ErrExists.
 func (s *DB) Insert(ctx context.Context, b *Box) error {
-	err := s.write(ctx, func(tx *sql.Tx) error {
-		if b.Name != "" {
-			var other string
-			err := tx.QueryRowContext(ctx, "SELECT id FROM boxes WHERE name = ?", b.Name).Scan(&other)
-			if err == nil {
-				return fmt.Errorf("%q belongs to box %s: %w", b.Name, other, ErrExists)
-			} else if !errors.Is(err, sql.ErrNoRows) {
-				return err
-			}
+	err := s.write(ctx, !b.Ephemeral, func(tx *sql.Tx) error {
+		if err := nameFree(ctx, tx, b); err != nil {
+			return err
 		}
 		if _, err := tx.ExecContext(ctx, "INSERT INTO boxes ("+columns+") VALUES ("+marks+")", b.values()...); err != nil {
 			return err
@@ -32,7 +29,7 @@ func (s *DB) Insert(ctx context.Context, b *Box) error {
 		if err := count(ctx, tx, "", map[string]int64{CounterCreated: 1}); err != nil {
 			return err
 		}
-		return happened(ctx, tx, EventCreate, b, nil)
+		return addEvents(ctx, tx, b.takeEvents())
 	})
 	if err != nil {
 		return fmt.Errorf("state: add box: %w", err)
@@ -40,26 +37,47 @@ func (s *DB) Insert(ctx context.Context, b *Box) error {
 	return nil
 }
 
-// Update changes a box in one transaction: change sees the row as it is now,
-// and an error from it changes nothing.
+// nameFree is ErrExists when another box has this one's name.
+func nameFree(ctx context.Context, tx *sql.Tx, b *Box) error {
+	if b.Name == "" {
+		return nil
+	}
+	var other string
+	err := tx.QueryRowContext(ctx, "SELECT id FROM boxes WHERE name = ? AND id <> ?", b.Name, b.ID).Scan(&other)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	return fmt.Errorf("%q belongs to box %s: %w", b.Name, other, ErrExists)
+}
+
+// Update changes a box in one transaction: change sees the row as it is now, and
+// an error from it changes nothing. Events that change records in the box are
+// stored with it. A new name that is in use is ErrExists.
 func (s *DB) Update(ctx context.Context, id string, change func(*Box) error) (*Box, error) {
 	var b *Box
-	err := s.write(ctx, func(tx *sql.Tx) (err error) {
+	err := s.write(ctx, s.lasting(ctx, id), func(tx *sql.Tx) (err error) {
 		if b, err = scan(tx.QueryRowContext(ctx, "SELECT "+columns+" FROM boxes WHERE id = ?", id)); err != nil {
 			return err
 		}
-		before := *b
+		status, name := b.Status, b.Name
 		if err := change(b); err != nil {
 			return err
 		}
-		if b.Status != before.Status {
+		if b.Status != status {
 			b.UpdatedAt = time.Now()
 		}
-		if err := changed(ctx, tx, &before, b); err != nil {
+		if b.Name != name {
+			if err := nameFree(ctx, tx, b); err != nil {
+				return err
+			}
+		}
+		values := append(b.values()[1:], id)
+		if _, err := tx.ExecContext(ctx, "UPDATE boxes SET ("+changed+") = ("+marks[2:]+") WHERE id = ?", values...); err != nil {
 			return err
 		}
-		_, err = tx.ExecContext(ctx, "REPLACE INTO boxes ("+columns+") VALUES ("+marks+")", b.values()...)
-		return err
+		return addEvents(ctx, tx, b.takeEvents())
 	})
 	if err != nil {
 		return nil, fmt.Errorf("state: change box %s: %w", id, err)
@@ -72,84 +90,62 @@ func (s *DB) Update(ctx context.Context, id string, change func(*Box) error) (*B
 func (s *DB) Find(ctx context.Context, key string) (*Box, error) {
 	b, err := scan(s.db.QueryRowContext(ctx, "SELECT "+columns+" FROM boxes WHERE id = ?1 OR name = ?2 ORDER BY id = ?1 DESC", strings.ToUpper(key), key))
 	if err == nil || !errors.Is(err, ErrNotFound) {
-		return b, wrapFind(key, err)
+		return b, s.wrapFind(key, err)
 	}
-	if len(key) < 4 || strings.Trim(strings.ToUpper(key), "0123456789ABCDEFGHJKMNPQRSTVWXYZ") != "" {
-		return nil, wrapFind(key, ErrNotFound)
+	if !isPrefix(key) {
+		return nil, s.wrapFind(key, ErrNotFound)
 	}
 	rows, err := s.query(ctx, "SELECT "+columns+" FROM boxes WHERE id GLOB ? LIMIT 2", strings.ToUpper(key)+"*")
 	switch {
 	case err != nil:
-		return nil, wrapFind(key, err)
+		return nil, s.wrapFind(key, err)
 	case len(rows) == 0:
-		return nil, wrapFind(key, ErrNotFound)
+		return nil, s.wrapFind(key, ErrNotFound)
 	case len(rows) > 1:
-		return nil, wrapFind(key, ErrAmbiguous)
+		return nil, s.wrapFind(key, ErrAmbiguous)
 	}
 	return rows[0], nil
 }
 
-func wrapFind(key string, err error) error {
+// isPrefix reports whether a key may be the beginning of an id.
+func isPrefix(key string) bool {
+	return len(key) >= 4 && strings.Trim(strings.ToUpper(key), "0123456789ABCDEFGHJKMNPQRSTVWXYZ") == ""
+}
+
+func (s *DB) wrapFind(key string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return fmt.Errorf("state: find box %q: %w", key, err)
+	return fmt.Errorf("state: find box %q: %w", key, s.explain(err))
 }
 
 // List returns all boxes, newest first.
 func (s *DB) List(ctx context.Context) ([]*Box, error) {
 	rows, err := s.query(ctx, "SELECT "+columns+" FROM boxes ORDER BY id DESC")
 	if err != nil {
-		return nil, fmt.Errorf("state: list boxes: %w", err)
+		return nil, fmt.Errorf("state: list boxes: %w", s.explain(err))
 	}
 	return rows, nil
 }
 
-// Delete removes a box. One that is not there is no error.
-func (s *DB) Delete(ctx context.Context, id string) error {
-	err := s.write(ctx, func(tx *sql.Tx) error {
-		b, err := scan(tx.QueryRowContext(ctx, "SELECT "+columns+" FROM boxes WHERE id = ?", id))
-		if errors.Is(err, ErrNotFound) {
+// Delete removes a box and records an event of this kind about it. One that is
+// not there is no error, and no event.
+func (s *DB) Delete(ctx context.Context, id, kind string) error {
+	err := s.write(ctx, s.lasting(ctx, id), func(tx *sql.Tx) error {
+		var name sql.NullString
+		err := tx.QueryRowContext(ctx, "DELETE FROM boxes WHERE id = ? RETURNING name", id).Scan(&name)
+		if errors.Is(err, sql.ErrNoRows) {
 			return nil
 		} else if err != nil {
 			return err
 		}
-		for _, q := range []string{"DELETE FROM boxes WHERE id = ?", "DELETE FROM counters WHERE box = ?"} {
-			if _, err := tx.ExecContext(ctx, q, id); err != nil {
-				return err
-			}
+		if _, err := tx.ExecContext(ctx, "DELETE FROM counters WHERE box = ?", id); err != nil {
+			return err
 		}
-		return happened(ctx, tx, EventDestroy, b, nil)
+		return addEvents(ctx, tx, []Event{{Time: time.Now(), Kind: kind, Box: id, Name: name.String}})
 	})
 	if err != nil {
 		return fmt.Errorf("state: delete box %s: %w", id, err)
-	}
-	return nil
-}
-
-// Rename gives a box another name. One in use is ErrExists.
-func (s *DB) Rename(ctx context.Context, id, name string) error {
-	err := s.write(ctx, func(tx *sql.Tx) error {
-		b, err := scan(tx.QueryRowContext(ctx, "SELECT "+columns+" FROM boxes WHERE id = ?", id))
-		if err != nil {
-			return err
-		}
-		var other string
-		err = tx.QueryRowContext(ctx, "SELECT id FROM boxes WHERE name = ?", name).Scan(&other)
-		if err == nil && other != id {
-			return fmt.Errorf("%q belongs to box %s: %w", name, other, ErrExists)
-		} else if err != nil && !errors.Is(err, sql.ErrNoRows) {
-			return err
-		}
-		if _, err := tx.ExecContext(ctx, "UPDATE boxes SET name = ? WHERE id = ?", name, id); err != nil {
-			return err
-		}
-		old := b.Name
-		b.Name = name
-		return happened(ctx, tx, EventRename, b, map[string]string{"oldName": old})
-	})
-	if err != nil {
-		return fmt.Errorf("state: rename box %s: %w", id, err)
 	}
 	return nil
 }

@@ -6,6 +6,18 @@ import (
 	"fmt"
 )
 
+// schemaCounters is version 4: counters that outlive boxes. Those of no box are the
+// home's.
+const schemaCounters = `
+ALTER TABLE boxes ADD COLUMN container_id TEXT NOT NULL DEFAULT '';
+ALTER TABLE boxes ADD COLUMN timings TEXT NOT NULL DEFAULT '';
+CREATE TABLE counters (
+	box   TEXT NOT NULL,
+	name  TEXT NOT NULL,
+	value INTEGER NOT NULL,
+	PRIMARY KEY (box, name)
+) STRICT, WITHOUT ROWID;`
+
 // Counters of a home, and of its boxes where they have them.
 const (
 	CounterCreated  = "boxes_created_total"
@@ -19,7 +31,7 @@ const (
 // Count adds to the counters of boxes and, with the same names, of the home. What
 // belongs to a box that is gone counts for the home only.
 func (s *DB) Count(ctx context.Context, boxes map[string]map[string]int64) error {
-	err := s.write(ctx, func(tx *sql.Tx) error {
+	err := s.write(ctx, false, func(tx *sql.Tx) error {
 		for box, delta := range boxes {
 			if err := count(ctx, tx, "", delta); err != nil {
 				return err
@@ -63,7 +75,7 @@ func count(ctx context.Context, tx *sql.Tx, box string, delta map[string]int64) 
 func (s *DB) Counters(ctx context.Context, box string) (map[string]int64, error) {
 	rows, err := s.db.QueryContext(ctx, "SELECT name, value FROM counters WHERE box = ?", box)
 	if err != nil {
-		return nil, fmt.Errorf("state: counters: %w", err)
+		return nil, fmt.Errorf("state: counters: %w", s.explain(err))
 	}
 	defer rows.Close()
 	out := map[string]int64{}
@@ -80,7 +92,11 @@ func (s *DB) Counters(ctx context.Context, box string) (map[string]int64, error)
 
 // SetTimings keeps the phases of a box's last boot. A box that is gone is no error.
 func (s *DB) SetTimings(ctx context.Context, id, timings string) error {
-	if _, err := s.db.ExecContext(ctx, "UPDATE boxes SET timings = ? WHERE id = ?", timings, id); err != nil {
+	err := s.write(ctx, false, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, "UPDATE boxes SET timings = ? WHERE id = ?", timings, id)
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("state: keep the timings of box %s: %w", id, err)
 	}
 	return nil

@@ -9,7 +9,7 @@ import (
 // steps are the versions of the schema, each as what makes it of the one before;
 // the first of nothing. SQLite's user_version says how many a file has had. A
 // released step never changes: homes exist that had it.
-var steps = []string{schemaBoxes, schemaExit, schemaHistory}
+var steps = []string{schemaBoxes, schemaExit, schemaEvents, schemaCounters}
 
 // schemaVersion is the version that this program works with.
 var schemaVersion = len(steps)
@@ -37,28 +37,6 @@ ALTER TABLE boxes ADD COLUMN exit_code INTEGER;
 ALTER TABLE boxes ADD COLUMN started_at INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE boxes ADD COLUMN finished_at INTEGER NOT NULL DEFAULT 0;`
 
-// schemaHistory is version 3: counters that outlive boxes, and what happened. The
-// counters of no box are those of the home.
-const schemaHistory = `
-ALTER TABLE boxes ADD COLUMN container_id TEXT NOT NULL DEFAULT '';
-ALTER TABLE boxes ADD COLUMN timings TEXT NOT NULL DEFAULT '';
-CREATE TABLE counters (
-	box   TEXT NOT NULL,
-	name  TEXT NOT NULL,
-	value INTEGER NOT NULL,
-	PRIMARY KEY (box, name)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE events (
-	id    INTEGER PRIMARY KEY AUTOINCREMENT,
-	at    INTEGER NOT NULL,
-	kind  TEXT NOT NULL,
-	box   TEXT NOT NULL,
-	name  TEXT NOT NULL,
-	image TEXT NOT NULL,
-	attrs TEXT NOT NULL
-) STRICT;
-CREATE INDEX events_at ON events (at);`
-
 // migrate brings an older file, or an empty one, to the version of this program.
 // A newer one is refused and left as it is.
 func (s *DB) migrate(ctx context.Context) error {
@@ -72,7 +50,7 @@ func (s *DB) migrate(ctx context.Context) error {
 	if v > schemaVersion {
 		return newer(v)
 	}
-	return s.write(ctx, func(tx *sql.Tx) error {
+	return s.write(ctx, true, func(tx *sql.Tx) error {
 		// Another process may have been first while this one waited for the lock.
 		if err := tx.QueryRowContext(ctx, "PRAGMA user_version").Scan(&v); err != nil {
 			return err

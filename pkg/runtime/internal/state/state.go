@@ -10,8 +10,10 @@ package state
 import (
 	"context"
 	"database/sql"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -28,7 +30,6 @@ var (
 	ErrNotFound  = errors.New("no such box")
 	ErrExists    = errors.New("name is in use")
 	ErrAmbiguous = errors.New("id prefix matches several boxes")
-	ErrNewer     = errors.New("state was written by a newer version of boxlite")
 )
 
 // Box is one row: what a box is, and what was last known of its process.
@@ -51,42 +52,96 @@ type Box struct {
 	FinishedAt time.Time // of the end that followed; zero while it runs
 
 	ContainerID string
-	Timings     string // JSON of the last boot's phases; see SetTimings
+	Timings     string // JSON of the last boot's stages; see SetTimings
+
+	events []Event // to be stored with it; see Record
 }
 
 // DB is the state of one home.
-type DB struct{ db *sql.DB }
+type DB struct {
+	db   *sql.DB
+	path string
+}
 
-// Open opens the state at path, making it when it is not there.
+// Open opens the state at path, making it when it is not there. A file of a newer
+// version is ErrNewer and is not touched.
 func Open(ctx context.Context, path string) (*DB, error) {
-	q := url.Values{"_pragma": {
+	if v := storedVersion(path); v > schemaVersion {
+		return nil, fmt.Errorf("state: open %s: %w", path, newer(v))
+	}
+	db, err := connect(path, "journal_mode(WAL)")
+	if err != nil {
+		return nil, err
+	}
+	s := &DB{db, path}
+	if err := s.migrate(ctx); err != nil {
+		db.Close()
+		return nil, fmt.Errorf("state: open %s: %w", path, s.explain(err))
+	}
+	return s, nil
+}
+
+// connect opens a file with further pragmas for its one connection.
+func connect(path string, pragmas ...string) (*sql.DB, error) {
+	q := url.Values{"_pragma": append([]string{
 		fmt.Sprintf("busy_timeout(%d)", busyTimeout),
-		"journal_mode(WAL)",
-		"synchronous(NORMAL)", // a power cut may lose the last change, never the order or the file
-	}, "_txlock": {"immediate"}}
+	}, pragmas...), "_txlock": {"immediate"}}
 	db, err := sql.Open("sqlite", (&url.URL{Scheme: "file", Opaque: url.PathEscape(path), RawQuery: q.Encode()}).String())
 	if err != nil {
 		return nil, fmt.Errorf("state: open %s: %w", path, err)
 	}
 	db.SetMaxOpenConns(1) // one writer a process; readers are as quick as the lock
-	s := &DB{db}
-	if err := s.migrate(ctx); err != nil {
-		db.Close()
-		return nil, fmt.Errorf("state: open %s: %w", path, err)
-	}
-	return s, nil
+	return db, nil
 }
 
-func (s *DB) write(ctx context.Context, do func(*sql.Tx) error) error {
-	tx, err := s.db.BeginTx(ctx, nil)
+// storedVersion is the schema's version as the file's header has it, 0 when there
+// is none. SQLite itself cannot be asked that without it changing the file.
+func storedVersion(path string) int {
+	f, err := os.Open(path)
 	if err != nil {
-		return err
+		return 0
+	}
+	defer f.Close()
+	var header [64]byte // https://sqlite.org/fileformat.html, 1.3
+	if _, err := io.ReadFull(f, header[:]); err != nil || string(header[:16]) != "SQLite format 3\x00" {
+		return 0
+	}
+	return int(int32(binary.BigEndian.Uint32(header[60:])))
+}
+
+// write does something in one transaction. What is lasting has reached the disk
+// when write returns, which costs about a millisecond; the rest is as good as
+// stored to all processes, but a power cut may take the last of it.
+func (s *DB) write(ctx context.Context, lasting bool, do func(*sql.Tx) error) error {
+	conn, err := s.db.Conn(ctx) // the pragma belongs to the connection, and must precede the transaction
+	if err != nil {
+		return s.explain(err)
+	}
+	defer conn.Close()
+	level := "NORMAL"
+	if lasting {
+		level = "FULL"
+	}
+	if _, err := conn.ExecContext(ctx, "PRAGMA synchronous = "+level); err != nil {
+		return s.explain(err)
+	}
+	tx, err := conn.BeginTx(ctx, nil)
+	if err != nil {
+		return s.explain(err)
 	}
 	if err := do(tx); err != nil {
 		tx.Rollback()
-		return err
+		return s.explain(err)
 	}
-	return tx.Commit()
+	return s.explain(tx.Commit())
+}
+
+// lasting reports whether changes of a box must survive a power cut. An ephemeral
+// box itself does not.
+func (s *DB) lasting(ctx context.Context, id string) bool {
+	var ephemeral bool
+	err := s.db.QueryRowContext(ctx, "SELECT ephemeral FROM boxes WHERE id = ?", id).Scan(&ephemeral)
+	return err == nil && !ephemeral
 }
 
 // Close closes the database.

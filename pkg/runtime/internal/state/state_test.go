@@ -56,7 +56,7 @@ func TestRoundTrip(t *testing.T) {
 	require.Len(t, all, 3)
 	require.Equal(t, b.ID, all[2].ID, "newest first")
 
-	require.NoError(t, db.Delete(ctx, b.ID))
+	require.NoError(t, db.Delete(ctx, b.ID, "destroy"))
 	_, err = db.Find(ctx, "one")
 	require.ErrorIs(t, err, ErrNotFound)
 }
@@ -136,18 +136,4 @@ func TestOlderSchema(t *testing.T) {
 			require.NoError(t, db.Close())
 		}
 	}
-}
-
-func TestNewerSchemaIsRefused(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "db")
-	db := open(t, path)
-	require.NoError(t, db.Insert(context.Background(), newBox("kept")))
-	require.NoError(t, db.Close())
-	raw, err := sql.Open("sqlite", path)
-	require.NoError(t, err)
-	_, err = raw.Exec(fmt.Sprintf("PRAGMA user_version = %d", schemaVersion+1))
-	require.NoError(t, err)
-	require.NoError(t, raw.Close())
-	_, err = Open(context.Background(), path)
-	require.ErrorIs(t, err, ErrNewer)
 }

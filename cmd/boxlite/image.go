@@ -1,0 +1,211 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+
+	"github.com/anthropics/boxlite/pkg/oci"
+	"github.com/anthropics/boxlite/pkg/runtime"
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+)
+
+func imageCommand(g *globalOptions) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "image",
+		Short: "List, fetch, save and remove images",
+		Args:  cobra.NoArgs,
+		RunE:  needSubcommand,
+	}
+	ls := listImagesCommand(g, "ls")
+	ls.Aliases = []string{"list"}
+	c.AddCommand(ls, pullCommand(g), removeImageCommand(g, "rm"), inspectImageCommand(g), saveCommand(g), loadCommand(g), pruneImagesCommand(g))
+	return c
+}
+
+// needSubcommand is what a group of commands does by itself.
+func needSubcommand(c *cobra.Command, _ []string) error {
+	return fmt.Errorf("%s: which command? see %s --help", c.Name(), c.CommandPath())
+}
+
+func inspectImageCommand(g *globalOptions) *cobra.Command {
+	f := format("json")
+	c := &cobra.Command{
+		Use:   "inspect [flags] IMAGE...",
+		Short: "Show all that is known of images, as JSON",
+		Long:  "Prints a JSON array, with an object for each image that is named by reference, digest or the beginning of one.",
+		Example: `  boxlite image inspect alpine
+  boxlite image inspect --format '{{.Config.Cmd}}' alpine`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return g.do(func(rt *runtime.Runtime) error {
+				store, err := rt.Images()
+				if err != nil {
+					return err
+				}
+				images := []imageDetails{}
+				for _, a := range args {
+					found, err := store.Find(cmd.Context(), a)
+					if err != nil {
+						return err
+					}
+					images = mergeNames(images, found)
+				}
+				if f != "json" {
+					return f.each(os.Stdout, len(images), func(i int) any { return images[i] })
+				}
+				e := json.NewEncoder(os.Stdout)
+				e.SetEscapeHTML(false)
+				e.SetIndent("", "  ")
+				return e.Encode(images)
+			})
+		},
+	}
+	c.Flags().StringVar((*string)(&f), "format", "json", "json, or a Go template for each image")
+	return c
+}
+
+type imageDetails struct {
+	oci.Image
+	References []string `json:"references"` // all names of it
+}
+
+func mergeNames(images []imageDetails, found []oci.Image) []imageDetails {
+next:
+	for _, img := range found {
+		for i := range images {
+			if images[i].Digest == img.Digest && images[i].Platform == img.Platform {
+				images[i].References = append(images[i].References, img.Reference)
+				continue next
+			}
+		}
+		images = append(images, imageDetails{img, []string{img.Reference}})
+	}
+	return images
+}
+
+func saveCommand(g *globalOptions) *cobra.Command {
+	var output, form, platform string
+	c := &cobra.Command{
+		Use:   "save [flags] IMAGE...",
+		Short: "Write images to an archive",
+		Long: `Writes images, named by reference or digest, to a tar archive that boxlite image
+load, docker load and others read. Layers are written anew, uncompressed, with
+all that is in them: a saved image has the same files, but other digests.`,
+		Example: `  boxlite image save -o alpine.tar alpine
+  boxlite image save --format docker-archive alpine | ssh host docker load`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if output == "" && isTerminal(os.Stdout) {
+				return errors.New("save: an archive is not for a terminal: give a file with -o, or a pipe")
+			}
+			o := oci.SaveOptions{Format: form, Progress: g.progress()}
+			var err error
+			if platform != "" {
+				if o.Platform, err = oci.ParsePlatform(platform); err != nil {
+					return err
+				}
+			}
+			return g.do(func(rt *runtime.Runtime) error {
+				store, err := rt.Images()
+				if err != nil {
+					return err
+				}
+				// An interrupt must not leave half an archive.
+				ctx, cancel := signal.NotifyContext(cmd.Context(), unix.SIGINT, unix.SIGTERM)
+				defer cancel()
+				err = writeOutput(output, func(w io.Writer) error { return store.Save(ctx, w, args, o) })
+				return interrupted(ctx, err)
+			})
+		},
+	}
+	c.Flags().StringVarP(&output, "output", "o", "", "file to write (default: standard output)")
+	c.Flags().StringVar(&form, "format", oci.FormatOCI, oci.FormatOCI+" or "+oci.FormatDocker)
+	c.Flags().StringVar(&platform, "platform", "", "platform of an image that was pulled for several (default: this host's)")
+	return c
+}
+
+// writeOutput writes a file that is there whole or not at all, or standard output.
+func writeOutput(name string, write func(io.Writer) error) (err error) {
+	if name == "" || name == "-" {
+		return write(os.Stdout)
+	}
+	if fi, err := os.Stat(name); err == nil && !fi.Mode().IsRegular() { // a pipe or a device
+		f, err := os.OpenFile(name, os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		return errors.Join(write(f), f.Close())
+	}
+	tmp, err := os.CreateTemp(filepath.Dir(name), ".boxlite-save-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			os.Remove(tmp.Name())
+		}
+	}()
+	if err := errors.Join(write(tmp), tmp.Chmod(0o644), tmp.Close()); err != nil {
+		return err
+	}
+	return os.Rename(tmp.Name(), name)
+}
+
+func loadCommand(g *globalOptions) *cobra.Command {
+	var input, platform string
+	var quiet bool
+	c := &cobra.Command{
+		Use:   "load [flags]",
+		Short: "Bring the images of an archive into the store",
+		Long: `Reads an archive as boxlite image save, docker save and others write it, plain
+or compressed with gzip or zstd. Prints what each image is called: its reference,
+or its digest where the archive gives it no name.`,
+		Example: `  boxlite image load -i alpine.tar
+  docker save alpine | boxlite image load`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			g.quiet = quiet
+			in := os.Stdin
+			if input != "" && input != "-" {
+				var err error
+				if in, err = os.Open(input); err != nil {
+					return err
+				}
+				defer in.Close()
+			} else if isTerminal(in) {
+				return errors.New("load: no archive: give a file with -i, or one as standard input")
+			}
+			o := oci.LoadOptions{Progress: g.progress()}
+			var err error
+			if platform != "" {
+				if o.Platform, err = oci.ParsePlatform(platform); err != nil {
+					return err
+				}
+			}
+			return g.do(func(rt *runtime.Runtime) error {
+				store, err := rt.Images()
+				if err != nil {
+					return err
+				}
+				images, err := store.Load(cmd.Context(), in, o)
+				if g.display != nil {
+					g.display.Close()
+				}
+				for _, img := range images {
+					fmt.Println(img.Reference)
+				}
+				return err
+			})
+		},
+	}
+	c.Flags().StringVarP(&input, "input", "i", "", "file to read (default: standard input)")
+	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "no progress display")
+	c.Flags().StringVar(&platform, "platform", "", "platform of multi-platform images (default: this host's)")
+	return c
+}

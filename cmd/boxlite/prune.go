@@ -1,0 +1,94 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/anthropics/boxlite/pkg/runtime"
+	"github.com/spf13/cobra"
+)
+
+// pruneCommand is `boxlite prune` and `boxlite system prune`.
+func pruneCommand(g *globalOptions) *cobra.Command {
+	var all, force bool
+	c := &cobra.Command{
+		Use:   "prune [flags]",
+		Short: "Remove stopped boxes, unused images and other leftovers",
+		Long: `Removes all stopped boxes with their disks, images that no name leads to any
+more, downloads that were given up, and kernels of other versions; with -a all
+images that no box is made from. Asks first; in a pipe it needs -f.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			what := []string{"all stopped boxes, with their disks", "all images without a name", "downloads that were given up", "kernels that are not in use"}
+			if all {
+				what[1] = "all images that no box is made from"
+			}
+			if err := confirm(force, what); err != nil {
+				return err
+			}
+			return prune(cmd, g, runtime.PruneOptions{Boxes: true, AllImages: all})
+		},
+	}
+	pruneFlags(c, &all, &force)
+	return c
+}
+
+func pruneImagesCommand(g *globalOptions) *cobra.Command {
+	var all, force bool
+	c := &cobra.Command{
+		Use:   "prune [flags]",
+		Short: "Remove images that are not in use",
+		Long: `Removes images that no name leads to any more, and downloads that were given up;
+with -a all images that no box is made from. Asks first; in a pipe it needs -f.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			what := []string{"all images without a name", "downloads that were given up", "kernels that are not in use"}
+			if all {
+				what[0] = "all images that no box is made from"
+			}
+			if err := confirm(force, what); err != nil {
+				return err
+			}
+			return prune(cmd, g, runtime.PruneOptions{AllImages: all})
+		},
+	}
+	pruneFlags(c, &all, &force)
+	return c
+}
+
+func pruneFlags(c *cobra.Command, all, force *bool) {
+	c.Flags().BoolVarP(all, "all", "a", false, "all images that no box is made from, not just those without a name")
+	c.Flags().BoolVarP(force, "force", "f", false, "do not ask")
+}
+
+func prune(cmd *cobra.Command, g *globalOptions, o runtime.PruneOptions) error {
+	return g.do(func(rt *runtime.Runtime) error {
+		rep, err := rt.Prune(cmd.Context(), o)
+		for _, b := range rep.Boxes {
+			fmt.Println("Box:", strings.TrimSpace(string(b.ID)+" "+b.Name))
+		}
+		printRemoved(rep.Images)
+		fmt.Println("Freed:", size(rep.Freed))
+		return err
+	})
+}
+
+// confirm asks on a terminal. Where there is none only force goes on.
+func confirm(force bool, what []string) error {
+	switch {
+	case force:
+		return nil
+	case !isTerminal(os.Stdin):
+		return errors.New("prune: nobody can be asked here: add -f to remove without a question")
+	}
+	fmt.Fprintf(os.Stderr, "This removes:\n  - %s\nGo on? [y/N] ", strings.Join(what, "\n  - "))
+	answer, _ := bufio.NewReader(os.Stdin).ReadString('\n') // no answer is a no
+	switch strings.ToLower(strings.TrimSpace(answer)) {
+	case "y", "yes":
+		return nil
+	}
+	return errors.New("prune: nothing was removed")
+}

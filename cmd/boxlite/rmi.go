@@ -1,0 +1,50 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/anthropics/boxlite/pkg/oci"
+	"github.com/anthropics/boxlite/pkg/runtime"
+	"github.com/spf13/cobra"
+)
+
+// removeImageCommand is `boxlite rmi` and `boxlite image rm`.
+func removeImageCommand(g *globalOptions, use string) *cobra.Command {
+	var force bool
+	c := &cobra.Command{
+		Use:   use + " [flags] IMAGE...",
+		Short: "Remove images",
+		Long: `Removes images, named by reference, digest or the beginning of a digest, and
+frees what no other image needs. An image that a box was made from is refused;
+with -f its name goes, and the rest with the last of those boxes.`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return g.do(func(rt *runtime.Runtime) (err error) {
+				for _, a := range args {
+					removed, rerr := rt.RemoveImage(cmd.Context(), a, force)
+					printRemoved(removed)
+					err = errors.Join(err, rerr)
+				}
+				return err
+			})
+		},
+	}
+	if use == "rm" {
+		c.Aliases = []string{"remove"}
+	}
+	c.Flags().BoolVarP(&force, "force", "f", false, "remove all names of an image given by digest, and names of images in use")
+	return c
+}
+
+func printRemoved(r oci.Removed) {
+	for _, ref := range r.Untagged {
+		fmt.Println("Untagged:", ref)
+	}
+	for _, d := range r.Deleted {
+		fmt.Println("Deleted:", d)
+	}
+	for _, d := range r.Kept {
+		fmt.Println("Kept for the boxes that use it:", d)
+	}
+}

@@ -1,0 +1,112 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/anthropics/boxlite/pkg/oci"
+	"github.com/anthropics/boxlite/pkg/runtime"
+	"github.com/spf13/cobra"
+)
+
+func systemCommand(g *globalOptions) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "system",
+		Short: "Look after the home directory",
+		Args:  cobra.NoArgs,
+		RunE:  needSubcommand,
+	}
+	c.AddCommand(diskUsageCommand(g), infoCommand(g), pruneCommand(g))
+	return c
+}
+
+// usageRow is a line of `boxlite system df`. Sizes are bytes on disk.
+type usageRow struct {
+	Type        string
+	Total       int   // things there are
+	Active      int   // of which in use
+	Size        int64 // of all
+	Reclaimable int64 // that prune -a would free
+}
+
+func diskUsageCommand(g *globalOptions) *cobra.Command {
+	var verbose bool
+	var f format
+	c := &cobra.Command{
+		Use:   "df [flags]",
+		Short: "Show what takes up how much space",
+		Long: `Shows the bytes that images, boxes, kernels and unfinished downloads take up on
+disk, and how much of it boxlite prune -a would free. Layers that images share
+count once; disks of boxes count with what is stored of them.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return g.do(func(rt *runtime.Runtime) error {
+				u, err := rt.DiskUsage(cmd.Context())
+				if err != nil {
+					return err
+				}
+				if verbose {
+					return printUsage(u)
+				}
+				return list(os.Stdout, f, usageRows(u), []string{"TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"}, func(r usageRow) []string {
+					return []string{r.Type, strconv.Itoa(r.Total), strconv.Itoa(r.Active), size(r.Size), size(r.Reclaimable)}
+				})
+			})
+		},
+	}
+	f.add(c)
+	c.Flags().BoolVarP(&verbose, "verbose", "v", false, "each image and box")
+	return c
+}
+
+func usageRows(u runtime.DiskUsage) []usageRow {
+	images := usageRow{Type: "Images", Size: u.Images.Total, Reclaimable: u.Images.Reclaimable}
+	seen := map[oci.Digest]bool{}
+	for _, i := range u.Images.Images {
+		if seen[i.Image.Digest] {
+			continue
+		}
+		seen[i.Image.Digest] = true
+		images.Total++
+		if len(i.Uses) > 0 {
+			images.Active++
+		}
+	}
+	boxes := usageRow{Type: "Boxes", Total: len(u.Boxes)}
+	for _, b := range u.Boxes {
+		n := b.Disk + b.Logs
+		boxes.Size += n
+		if b.Info.Status.IsActive() {
+			boxes.Active++
+		}
+		if b.Info.Status.IsStopped() {
+			boxes.Reclaimable += n
+		}
+	}
+	return []usageRow{images, boxes,
+		{Type: "Kernels", Size: u.Kernels, Reclaimable: u.UnusedKernels},
+		{Type: "Downloads", Size: u.Images.Unfinished, Reclaimable: u.Images.Unfinished}}
+}
+
+// printUsage is the long form.
+func printUsage(u runtime.DiskUsage) error {
+	w := tabwriter.NewWriter(os.Stdout, 0, 8, 3, ' ', 0)
+	fmt.Fprintln(w, "IMAGE\tDIGEST\tSHARED\tUNIQUE\tUSED BY")
+	for _, i := range u.Images.Images {
+		var by []string
+		for _, use := range i.Uses {
+			by = append(by, use.By)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", imageName(i.Image), i.Image.Digest.Short(), size(i.Shared), size(i.Unique), strings.Join(by, ", "))
+	}
+	fmt.Fprintln(w, "\nBOX\tNAME\tSTATUS\tDISK\tLOGS")
+	for _, b := range u.Boxes {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", b.Info.ID, b.Info.Name, b.Info.Status, size(b.Disk), size(b.Logs))
+	}
+	fmt.Fprintf(w, "\nKernels:\t%s\n", size(u.Kernels))
+	fmt.Fprintf(w, "Unfinished downloads:\t%s\n", size(u.Images.Unfinished))
+	return w.Flush()
+}

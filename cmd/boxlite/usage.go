@@ -1,0 +1,96 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// explainUsage makes a wrong command line an error of one line that says what is
+// right, for a command and those below it. Cobra's own say only what is wrong.
+func explainUsage(c *cobra.Command) {
+	for _, sub := range c.Commands() {
+		explainUsage(sub)
+	}
+	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return fmt.Errorf("%s%w: see %s --help", prefix(c), err, c.CommandPath())
+	})
+	switch check := c.Args; {
+	case c.HasSubCommands():
+		c.Args = unknownCommand
+	case check != nil:
+		c.Args = func(c *cobra.Command, args []string) error { return explainArgs(c, args, check) }
+	}
+}
+
+// prefix is what an error of a command begins with.
+func prefix(c *cobra.Command) string {
+	if !c.HasParent() {
+		return ""
+	}
+	return c.Name() + ": "
+}
+
+// explainArgs tells of arguments that check refuses which of them is too much, or
+// that there are too few. What a check of our own says, which begins with the
+// command's name, stands.
+func explainArgs(c *cobra.Command, args []string, check cobra.PositionalArgs) error {
+	err := check(c, args)
+	if err == nil || strings.HasPrefix(err.Error(), prefix(c)) {
+		return err
+	}
+	for n := len(args) - 1; n >= 0; n-- {
+		if check(c, args[:n]) == nil {
+			return fmt.Errorf("%s%q is one argument too many: %s", prefix(c), args[n], c.UseLine())
+		}
+	}
+	return errors.New(prefix(c) + "too few arguments: " + c.UseLine())
+}
+
+// unknownCommand tells of a word that is no command what it may have been.
+func unknownCommand(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	c.SuggestionsMinimumDistance = 2
+	help := "see " + c.CommandPath() + " --help"
+	if like := c.SuggestionsFor(args[0]); len(like) > 0 {
+		help = "did you mean " + strings.Join(like, " or ") + "? " + help
+	}
+	_, above, _ := strings.Cut(c.CommandPath()+" ", " ")
+	return fmt.Errorf("there is no command %q: %s", above+args[0], help)
+}
+
+// helpCommand is cobra's, except that a word that is no command is an error.
+func helpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND]...",
+		Short: "Show what a command does and its flags",
+		Long:  "Shows what a command does, its flags and examples, as COMMAND --help does.",
+		Example: `  boxlite help run
+  boxlite help image save`,
+		ValidArgsFunction: func(c *cobra.Command, args []string, typed string) (out []string, _ cobra.ShellCompDirective) {
+			if at, rest, err := c.Root().Find(args); err == nil && len(rest) == 0 {
+				for _, sub := range at.Commands() {
+					if sub.IsAvailableCommand() {
+						out = append(out, cobra.CompletionWithDesc(sub.Name(), sub.Short))
+					}
+				}
+			}
+			return beginning(out, typed), cobra.ShellCompDirectiveNoFileComp
+		},
+		RunE: func(c *cobra.Command, args []string) error {
+			at, rest, err := c.Root().Find(args)
+			if err != nil {
+				return err
+			}
+			if err := unknownCommand(at, rest); err != nil {
+				return err
+			}
+			at.InitDefaultHelpFlag()
+			return at.Help()
+		},
+	}
+}
