@@ -83,9 +83,6 @@ type BoxState struct {
 	PID         int         // of the VM process, 0 for none
 	ContainerID ContainerID // the same for the box's whole life; empty for boxes of versions that had none
 	LastUpdated time.Time   // of the last change of Status
-	// LockID is the name of the lock that a change of the box's life holds,
-	// across processes: the path of its folder, which is locked by flock(2).
-	LockID string
 }
 
 // State returns the box's state.
@@ -96,7 +93,7 @@ func (b *LiteBox) State(ctx context.Context) (BoxState, error) {
 	}
 	s := BoxState{
 		Status: BoxStatus(row.Status), ContainerID: ContainerID(row.ContainerID),
-		LastUpdated: row.UpdatedAt.UTC(), LockID: b.dir(),
+		LastUpdated: row.UpdatedAt.UTC(),
 	}
 	if s.Status.IsActive() {
 		s.PID = row.PID
