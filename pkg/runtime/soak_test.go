@@ -134,6 +134,9 @@ func TestGuestSoak(t *testing.T) {
 	for round := range rounds {
 		soakKill(t, home, seen, random)
 		soakCheck(t, home, seen, round%4 == 3 || round == rounds-1)
+		if testing.Verbose() {
+			t.Logf("round %d: %d writes, %d boxes", round, len(seen.wrote), len(seen.boxes))
+		}
 	}
 	rt, err := New(Options{HomeDir: home})
 	require.NoError(t, err)
