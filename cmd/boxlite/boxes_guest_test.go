@@ -17,13 +17,26 @@ func TestGuestStopKillRestart(t *testing.T) {
 		t.Helper()
 		return runProgram(t, program(t, home, args...))
 	}
+	ups := func(name string) (n int) { // how often its command has begun; "hup" is none
+		t.Helper()
+		for line := range strings.Lines(call("logs", name).stdout) {
+			if line == "up\n" {
+				n++
+			}
+		}
+		return n
+	}
+	waitUp := func(name string, n int) {
+		t.Helper()
+		require.Eventually(t, func() bool { return ups(name) == n }, time.Minute, 20*time.Millisecond, "%s did not begin %d times", name, n)
+	}
 	script := `trap 'echo bye; exit 3' TERM; trap 'echo hup' HUP; echo up; while :; do sleep 0.05; done`
 	run := func(args ...any) {
 		t.Helper()
 		r := call(with("run", "-d", small, with(args...), machinetest.Image(t, "busybox"), "sh", "-c", script)...)
 		require.Zero(t, r.code, r.stderr)
 		name := args[len(args)-1].(string)
-		require.Eventually(t, func() bool { return strings.Contains(call("logs", name).stdout, "up\n") }, time.Minute, 20*time.Millisecond, "%s does not run", name)
+		waitUp(name, 1)
 	}
 	status := func(name string) string {
 		t.Helper()
@@ -56,8 +69,9 @@ func TestGuestStopKillRestart(t *testing.T) {
 
 	require.Equal(t, result{"one\n", "", 0}, call("restart", "one"), "of a box that does not run")
 	require.Regexp(t, `^running`, status("one"))
+	waitUp("one", 2) // before that it has no trap
 	require.Equal(t, result{"one\n", "", 0}, call("restart", "-t", "60", "one"))
-	require.Eventually(t, func() bool { return strings.Count(call("logs", "one").stdout, "up\n") == 3 }, time.Minute, 20*time.Millisecond)
+	waitUp("one", 3)
 	require.Equal(t, 2, strings.Count(call("logs", "one").stdout, "bye\n"), call("logs", "one").stdout)
 	require.Zero(t, call("exec", "one", "sh", "-c", "echo kept >/kept").code, "written, not synced")
 	require.Equal(t, result{"one\n", "", 0}, call("kill", "one"))

@@ -90,8 +90,11 @@ var completers = map[string]completer{
 
 	"create":        {files: true},
 	"image inspect": {many: true},
+	"image ls":      {},
+	"image pull":    {files: true},
 	"image rm":      {many: true},
 	"image save":    {many: true},
+	"images":        {},
 	"pull":          {files: true},
 	"rmi":           {many: true},
 	"run":           {files: true},
@@ -123,7 +126,7 @@ func completeArguments(c *cobra.Command, g *globalOptions) {
 			}
 			return beginning(completeBoxes(c.Context(), g, how, args), typed), directive
 		}
-	case strings.ToLower(c.Use) == c.Use: // it takes no arguments
+	case c.Args != nil && c.Args(c, []string{"x"}) != nil: // it takes none
 		c.ValidArgsFunction = cobra.NoFileCompletions
 	}
 }

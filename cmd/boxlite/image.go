@@ -48,25 +48,30 @@ func inspectImageCommand(g *globalOptions) *cobra.Command {
 				if err != nil {
 					return err
 				}
+				var failed failures
 				images := []imageDetails{}
 				for _, a := range args {
 					found, err := store.Find(cmd.Context(), a)
-					if err != nil {
-						return err
-					}
+					failed.add(err)
 					images = mergeNames(images, found)
 				}
 				if f != "json" {
-					return f.each(os.Stdout, len(images), func(i int) any { return images[i] })
+					err = f.each(os.Stdout, len(images), func(i int) any { return images[i] })
+				} else {
+					e := json.NewEncoder(os.Stdout)
+					e.SetEscapeHTML(false)
+					e.SetIndent("", "  ")
+					err = e.Encode(images)
 				}
-				e := json.NewEncoder(os.Stdout)
-				e.SetEscapeHTML(false)
-				e.SetIndent("", "  ")
-				return e.Encode(images)
+				if err != nil {
+					return err
+				}
+				return failed.code()
 			})
 		},
 	}
 	c.Flags().StringVar((*string)(&f), "format", "json", "json, or a Go template for each image")
+	_ = c.RegisterFlagCompletionFunc("format", fixed("json"))
 	return c
 }
 
@@ -126,6 +131,7 @@ all that is in them: a saved image has the same files, but other digests.`,
 	}
 	c.Flags().StringVarP(&output, "output", "o", "", "file to write (default: standard output)")
 	c.Flags().StringVar(&form, "format", oci.FormatOCI, oci.FormatOCI+" or "+oci.FormatDocker)
+	_ = c.RegisterFlagCompletionFunc("format", fixed(oci.FormatOCI, oci.FormatDocker))
 	c.Flags().StringVar(&platform, "platform", "", "platform of an image that was pulled for several (default: this host's)")
 	return c
 }

@@ -27,7 +27,11 @@ func listKernelsCommand(g *globalOptions) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "ls [flags]",
 		Short: "List the guest kernels at hand",
-		Args:  cobra.NoArgs,
+		Long: `Lists the kernel that is built into this program and those that are installed in
+the home directory, and tells which of them boxes boot.`,
+		Example: `  boxlite kernel ls
+  boxlite kernel ls --format '{{.Reference}} {{.Digest}}'`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return g.do(func(rt *runtime.Runtime) error {
 				kernels, err := rt.Kernels(cmd.Context())

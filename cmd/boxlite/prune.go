@@ -17,6 +17,8 @@ func pruneCommand(g *globalOptions) *cobra.Command {
 		Long: `Removes all stopped boxes with their disks, images that no name leads to any
 more, downloads that were given up, and kernels of other versions; with -a all
 images that no box is made from. Asks first; in a pipe it needs -f.`,
+		Example: `  boxlite prune
+  boxlite prune -a -f`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			what := []string{"all stopped boxes, with their disks", "all images without a name", "downloads that were given up", "kernels that are not in use"}
@@ -40,6 +42,8 @@ func pruneImagesCommand(g *globalOptions) *cobra.Command {
 		Short: "Remove images that are not in use",
 		Long: `Removes images that no name leads to any more, and downloads that were given up;
 with -a all images that no box is made from. Asks first; in a pipe it needs -f.`,
+		Example: `  boxlite image prune
+  boxlite image prune -a -f`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			what := []string{"all images without a name", "downloads that were given up", "kernels that are not in use"}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/anthropics/boxlite/pkg/oci"
@@ -18,15 +17,18 @@ func removeImageCommand(g *globalOptions, use string) *cobra.Command {
 		Long: `Removes images, named by reference, digest or the beginning of a digest, and
 frees what no other image needs. An image that a box was made from is refused;
 with -f its name goes, and the rest with the last of those boxes.`,
+		Example: `  boxlite rmi alpine:3.20
+  boxlite rmi $(boxlite images -q)`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return g.do(func(rt *runtime.Runtime) (err error) {
+			return g.do(func(rt *runtime.Runtime) error {
+				var failed failures
 				for _, a := range args {
-					removed, rerr := rt.RemoveImage(cmd.Context(), a, force)
+					removed, err := rt.RemoveImage(cmd.Context(), a, force)
 					printRemoved(removed)
-					err = errors.Join(err, rerr)
+					failed.add(err)
 				}
-				return err
+				return failed.code()
 			})
 		},
 	}

@@ -41,6 +41,8 @@ func diskUsageCommand(g *globalOptions) *cobra.Command {
 		Long: `Shows the bytes that images, boxes, kernels and unfinished downloads take up on
 disk, and how much of it boxlite prune -a would free. Layers that images share
 count once; disks of boxes count with what is stored of them.`,
+		Example: `  boxlite system df
+  boxlite system df -v`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return g.do(func(rt *runtime.Runtime) error {

@@ -3,9 +3,11 @@ package main
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // explainUsage makes a wrong command line an error of one line that says what is
@@ -14,15 +16,37 @@ func explainUsage(c *cobra.Command) {
 	for _, sub := range c.Commands() {
 		explainUsage(sub)
 	}
-	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return fmt.Errorf("%s%w: see %s --help", prefix(c), err, c.CommandPath())
-	})
+	c.SetFlagErrorFunc(explainFlag)
 	switch check := c.Args; {
 	case c.HasSubCommands():
 		c.Args = unknownCommand
 	case check != nil:
 		c.Args = func(c *cobra.Command, args []string) error { return explainArgs(c, args, check) }
 	}
+}
+
+// explainFlag says where to read of a flag, and what kind of value it takes in
+// place of which of Go's functions refused the one given.
+func explainFlag(c *cobra.Command, err error) error {
+	var value *pflag.InvalidValueError
+	var number *strconv.NumError
+	if errors.As(err, &value) && errors.As(err, &number) {
+		return fmt.Errorf("%s--%s %q: want %s: see %s --help", prefix(c), value.GetFlag().Name, value.GetValue(), kindOf(value.GetFlag().Value.Type(), number.Err), c.CommandPath())
+	}
+	return fmt.Errorf("%s%w: see %s --help", prefix(c), err, c.CommandPath())
+}
+
+// kindOf puts the type of a flag whose value was refused for err in a user's words.
+func kindOf(flagType string, err error) string {
+	switch {
+	case flagType == "bool":
+		return "true or false"
+	case errors.Is(err, strconv.ErrRange):
+		return "a smaller number"
+	case strings.HasPrefix(flagType, "float"):
+		return "a number"
+	}
+	return "a whole number"
 }
 
 // prefix is what an error of a command begins with.

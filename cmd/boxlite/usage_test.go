@@ -11,19 +11,21 @@ import (
 // TestWrongUsage looks for what is right in the errors of wrong command lines.
 func TestWrongUsage(t *testing.T) {
 	for args, want := range map[string]string{
-		"stop":              "stop: too few arguments: boxlite stop [flags] BOX...",
-		"rename one":        "rename: too few arguments: boxlite rename BOX NAME [flags]",
-		"rename a b c":      `rename: "c" is one argument too many: boxlite rename BOX NAME [flags]`,
-		"ls web":            `ls: "web" is one argument too many: boxlite ls [flags]`,
-		"rm":                "rm: no box named: boxlite rm BOX..., or boxlite rm --all",
-		"completion":        "completion: name one shell: bash, zsh, fish or powershell",
-		"ls --nope":         "ls: unknown flag: --nope: see boxlite ls --help",
-		"stop -t soon web":  "see boxlite stop --help",
-		"--nope":            "unknown flag: --nope: see boxlite --help",
-		"rnu":               `there is no command "rnu": did you mean rm or rmi or run? see boxlite --help`,
-		"xyzzy":             `there is no command "xyzzy": see boxlite --help`,
-		"help rnu":          `there is no command "rnu": did you mean rm or rmi or run? see boxlite --help`,
-		"help stop nothing": `there is no command "stop nothing": see boxlite stop --help`,
+		"stop":                       "stop: too few arguments: boxlite stop [flags] BOX...",
+		"rename one":                 "rename: too few arguments: boxlite rename BOX NAME [flags]",
+		"rename a b c":               `rename: "c" is one argument too many: boxlite rename BOX NAME [flags]`,
+		"ls web":                     `ls: "web" is one argument too many: boxlite ls [flags]`,
+		"rm":                         "rm: no box named: boxlite rm BOX..., or boxlite rm --all",
+		"completion":                 "completion: name one shell: bash, zsh, fish or powershell",
+		"ls --nope":                  "ls: unknown flag: --nope: see boxlite ls --help",
+		"stop -t soon web":           `stop: --timeout "soon": want a whole number: see boxlite stop --help`,
+		"ls -n 99999999999999999999": `ls: --last "99999999999999999999": want a smaller number: see boxlite ls --help`,
+		"ls --all=maybe":             `ls: --all "maybe": want true or false: see boxlite ls --help`,
+		"--nope":                     "unknown flag: --nope: see boxlite --help",
+		"rnu":                        `there is no command "rnu": did you mean rm or rmi or run? see boxlite --help`,
+		"xyzzy":                      `there is no command "xyzzy": see boxlite --help`,
+		"help rnu":                   `there is no command "rnu": did you mean rm or rmi or run? see boxlite --help`,
+		"help stop nothing":          `there is no command "stop nothing": see boxlite stop --help`,
 	} {
 		r := output(t, strings.Fields(args)...)
 		require.Equal(t, exitFailed, r.code, args)

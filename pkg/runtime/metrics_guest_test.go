@@ -64,6 +64,11 @@ func TestGuestMetrics(t *testing.T) {
 	for _, p := range []*uint64{m.NetworkBytesSent, m.NetworkBytesReceived, m.NetworkTCPConnections, m.NetworkTCPErrors} {
 		require.Nil(t, p, "there is no network")
 	}
+	i, err := box.Info(ctx)
+	require.NoError(t, err)
+	cpu, ok := i.CPUTime()
+	require.True(t, ok)
+	require.Positive(t, cpu)
 	// A guest that spins uses its CPU between two looks.
 	require.Eventually(t, func() bool {
 		m, err := box.Metrics(ctx)

@@ -3,6 +3,8 @@ package runtime
 import (
 	"context"
 	"time"
+
+	"github.com/anthropics/boxlite/pkg/runtime/internal/vmm"
 )
 
 // BoxStatus is where a box is in its life:
@@ -75,6 +77,18 @@ type BoxInfo struct {
 	// ExitCode is how the main command ended: its exit code, or minus the number
 	// of the signal. It is nil while it has not, and where nobody knows.
 	ExitCode *int
+
+	start uint64 // of the process PID, which together name it
+}
+
+// CPUTime is the user and system time that the VM process has used so far, the
+// guest's included; false when there is none, or this system does not tell.
+func (i BoxInfo) CPUTime() (time.Duration, bool) {
+	if i.PID == 0 {
+		return 0, false
+	}
+	u, err := vmm.ReadUsage(i.PID, i.start)
+	return u.CPU, err == nil
 }
 
 // BoxState is what changes of a box while it lives.

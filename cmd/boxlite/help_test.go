@@ -1,0 +1,44 @@
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+	"github.com/stretchr/testify/require"
+)
+
+// TestEveryCommandIsExplained holds all commands, also those below others, to
+// help, examples and completion.
+func TestEveryCommandIsExplained(t *testing.T) {
+	var visit func(*cobra.Command)
+	visit = func(c *cobra.Command) {
+		for _, sub := range c.Commands() {
+			visit(sub)
+		}
+		if c.HasSubCommands() {
+			return
+		}
+		path := c.CommandPath()
+		require.NotEmpty(t, c.Short, path)
+		require.Equal(t, strings.TrimSuffix(c.Short, "."), c.Short, "%s: no full stop in short help", path)
+		require.NotEmpty(t, c.Long, path)
+		// Registries' names cannot be listed, and layouts are folders.
+		if path != "boxlite kernel install" && path != "boxlite kernel push" {
+			require.True(t, c.ValidArgsFunction != nil || len(c.ValidArgs) > 0, "%s completes file names", path)
+		}
+		require.NotEmpty(t, c.Example, "%s: no example", path)
+		for line := range strings.Lines(c.Example) {
+			require.True(t, strings.HasPrefix(line, "  "), "%s: examples are indented: %q", path, line)
+			require.Contains(t, line, "boxlite ", path)
+		}
+		if f := c.Flag("format"); f != nil {
+			_, ok := c.GetFlagCompletionFunc("format")
+			require.True(t, ok, "%s: --format has no completion", path)
+		}
+	}
+	root := root()
+	for _, c := range root.Commands() {
+		visit(c)
+	}
+}
