@@ -83,7 +83,7 @@ func TestGuestStopKillRestart(t *testing.T) {
 	require.Equal(t, result{"kept\n", "", 0}, call("exec", "one", "cat", "/kept"), "killing a box leaves its disk in order")
 	require.Equal(t, result{}, call("rename", "one", "uno"))
 	kinds := strings.Fields(call("events", "--since", "1h", "--until", "0s", "--format", "{{.Kind}}", "--filter", "box=one", "--filter", "box=uno").stdout)
-	require.Subset(t, kinds, []string{"create", "start", "stop", "die", "rename"})
+	require.Subset(t, kinds, []string{"create", "start", "kill", "stop", "die", "exec_start", "exec_die", "rename"})
 	require.Equal(t, "running\n", call("inspect", "-f", "{{.Status}}", "uno").stdout)
 	r = call("rm", "uno")
 	require.Equal(t, exitSome, r.code)

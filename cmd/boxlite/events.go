@@ -15,7 +15,8 @@ import (
 
 // eventKinds are the words for --filter event=.
 var eventKinds = []runtime.EventKind{
-	runtime.EventCreate, runtime.EventStart, runtime.EventStop, runtime.EventDie, runtime.EventRename, runtime.EventDestroy,
+	runtime.EventCreate, runtime.EventStart, runtime.EventKill, runtime.EventDie, runtime.EventStop, runtime.EventRename,
+	runtime.EventDestroy, runtime.EventExecStart, runtime.EventExecDie,
 }
 
 func eventsCommand(g *globalOptions) *cobra.Command {
@@ -26,9 +27,10 @@ func eventsCommand(g *globalOptions) *cobra.Command {
 		Use:   "events [flags]",
 		Short: "Show what happens to boxes, as it happens",
 		Long: `Prints a line for each thing that happens to a box of this home directory, by
-whatever program, from now on until it is interrupted: create, start, stop, die,
-rename, destroy. With --since what happened before comes first; with --until it
-ends then. The last 10,000 events are kept.
+whatever program, from now on until it is interrupted: create, start, kill, die,
+stop, rename, destroy, and exec_start and exec_die of commands run in it. With
+--since what happened before comes first; with --until it ends then. The last
+10,000 events are kept.
 
 A --filter is box=NAME (or id, or the beginning of one) or event=KIND. An event
 has to pass one of those of each kind.`,
@@ -75,7 +77,7 @@ has to pass one of those of each kind.`,
 // eventOptions reads the flags. Events of no other boxes than the named ones are
 // wanted, if any is named.
 func eventOptions(since, until string, filters []string, now time.Time) (o runtime.EventOptions, boxes []string, err error) {
-	o.Follow, o.Since = true, now
+	o.Follow = true
 	for _, at := range []struct {
 		flag, text string
 		to         *time.Time

@@ -18,9 +18,9 @@ type hostInfo struct {
 	Version, Home      string
 	OS, Architecture   string
 	CPUs               int
-	Kernel             runtime.GuestKernel
-	Virtualization     bool   // boxes can run
-	VirtualizationHelp string // why not, and what to do; empty if they can
+	Kernel             *runtime.KernelInfo // that boxes boot; nil where there is none yet
+	Virtualization     bool                // boxes can run
+	VirtualizationHelp string              // why not, and what to do; empty if they can
 	Boxes              int
 	BoxesRunning       int
 	BoxesStopped       int // ones that were never started, too
@@ -58,7 +58,15 @@ more of the host.`,
 func collectInfo(ctx context.Context, rt *runtime.Runtime) (*hostInfo, error) {
 	i := &hostInfo{
 		Version: versionString(), Home: rt.HomeDir(), OS: goruntime.GOOS, Architecture: goruntime.GOARCH, CPUs: goruntime.NumCPU(),
-		Kernel: rt.GuestKernel(),
+	}
+	kernels, err := rt.Kernels(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, k := range kernels {
+		if k.InUse {
+			i.Kernel = &k
+		}
 	}
 	boxes, err := rt.ListInfo(ctx)
 	if err != nil {
@@ -98,9 +106,11 @@ func noVirtualization(ctx context.Context) string {
 }
 
 func (i *hostInfo) print(w io.Writer) error {
-	kernel := "none: run `make` in the boxlite source tree, or set BOXLITE_KERNEL"
-	if i.Kernel.Source != "" {
-		kernel = i.Kernel.Path + " (" + i.Kernel.Source + ")"
+	kernel := "none yet: see boxlite kernel --help"
+	if k := i.Kernel; k != nil {
+		if kernel = k.Reference; k.Version != "" {
+			kernel += ", version " + k.Version
+		}
 	}
 	usable := "usable"
 	if !i.Virtualization {

@@ -1,10 +1,7 @@
 package main
 
 import (
-	"bufio"
-	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/anthropics/boxlite/pkg/runtime"
@@ -28,7 +25,7 @@ images that no box is made from. Asks first; in a pipe it needs -f.`,
 			if all {
 				what[1] = "all images that no box is made from"
 			}
-			if err := confirm(force, what); err != nil {
+			if err := confirm("prune", force, "This removes:\n  - "+strings.Join(what, "\n  - ")+"\nGo on?"); err != nil {
 				return err
 			}
 			return prune(cmd, g, runtime.PruneOptions{Boxes: true, AllImages: all})
@@ -53,7 +50,7 @@ with -a all images that no box is made from. Asks first; in a pipe it needs -f.`
 			if all {
 				what[0] = "all images that no box is made from"
 			}
-			if err := confirm(force, what); err != nil {
+			if err := confirm("prune", force, "This removes:\n  - "+strings.Join(what, "\n  - ")+"\nGo on?"); err != nil {
 				return err
 			}
 			return prune(cmd, g, runtime.PruneOptions{AllImages: all})
@@ -78,21 +75,4 @@ func prune(cmd *cobra.Command, g *globalOptions, o runtime.PruneOptions) error {
 		fmt.Println("Freed:", size(rep.Freed))
 		return err
 	})
-}
-
-// confirm asks on a terminal. Where there is none only force goes on.
-func confirm(force bool, what []string) error {
-	switch {
-	case force:
-		return nil
-	case !isTerminal(os.Stdin):
-		return errors.New("prune: nobody can be asked here: add -f to remove without a question")
-	}
-	fmt.Fprintf(os.Stderr, "This removes:\n  - %s\nGo on? [y/N] ", strings.Join(what, "\n  - "))
-	answer, _ := bufio.NewReader(os.Stdin).ReadString('\n') // no answer is a no
-	switch strings.ToLower(strings.TrimSpace(answer)) {
-	case "y", "yes":
-		return nil
-	}
-	return errors.New("prune: nothing was removed")
 }

@@ -1,11 +1,8 @@
 package main
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
-	"os"
-	"strings"
 
 	"github.com/anthropics/boxlite/pkg/runtime"
 	"github.com/spf13/cobra"
@@ -37,20 +34,20 @@ terminal; elsewhere it needs -f.`,
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return onRuntime(g, func(rt *runtime.Runtime) error {
-				ctx, stop := untilSignal(cmd.Context())
-				defer stop()
 				if all {
-					boxes, err := rt.ListInfo(ctx)
+					boxes, err := rt.ListInfo(cmd.Context())
 					if err != nil || len(boxes) == 0 {
 						return err
 					}
-					if err := sureToRemoveAll(force, len(boxes)); err != nil {
+					if err := confirm("rm", force, fmt.Sprintf("Remove all %d boxes with their disks?", len(boxes))); err != nil {
 						return err
 					}
 					for _, b := range boxes {
 						args = append(args, string(b.ID))
 					}
 				}
+				ctx, stop := untilSignal(cmd.Context())
+				defer stop()
 				return onBoxes(ctx, args, func(name string) error {
 					err := rt.Remove(ctx, name, force)
 					if force && errors.Is(err, runtime.ErrNotFound) {
@@ -66,21 +63,4 @@ terminal; elsewhere it needs -f.`,
 	f.BoolVarP(&force, "force", "f", false, "kill running boxes first, and do not ask")
 	f.BoolVarP(&all, "all", "a", false, "every box there is")
 	return c
-}
-
-// sureToRemoveAll asks on a terminal. Where there is none only force goes on.
-func sureToRemoveAll(force bool, n int) error {
-	switch {
-	case force:
-		return nil
-	case !isTerminal(os.Stdin):
-		return errors.New("rm: nobody can be asked here: add -f to remove all boxes without a question")
-	}
-	fmt.Fprintf(os.Stderr, "Remove all %d boxes with their disks? [y/N] ", n)
-	answer, _ := bufio.NewReader(os.Stdin).ReadString('\n') // no answer is a no
-	switch strings.ToLower(strings.TrimSpace(answer)) {
-	case "y", "yes":
-		return nil
-	}
-	return errors.New("rm: nothing was removed")
 }

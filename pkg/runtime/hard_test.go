@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/pprof"
 	"strconv"
 	"strings"
 	"sync"
@@ -100,14 +101,16 @@ func TestGuestExecutionsLeak(t *testing.T) {
 	run(20) // until all that is made once is there
 	atOnce(64)
 	guest, host, vmm := guestCounts(t, box), descriptors(t, os.Getpid()), descriptors(t, pid)
+	goroutines := pprof.Lookup("goroutine").Count
+	routines := goroutines()
 	run(executions(t))
 	atOnce(64)
 	// Cgroups of what has ended are removed when the guest is calm.
 	require.Eventually(t, func() bool { return guestCounts(t, box) <= guest }, testTimeout, 200*time.Millisecond, "the guest had %d of processes, cgroups and terminals", guest)
 	// What closes is not waited for by whoever closes it.
 	require.Eventually(t, func() bool {
-		return descriptors(t, os.Getpid()) <= host && descriptors(t, pid) <= vmm
-	}, testTimeout, 10*time.Millisecond, "host %d, VM process %d", host, vmm)
+		return descriptors(t, os.Getpid()) <= host && descriptors(t, pid) <= vmm && goroutines() <= routines+2 // Eventually's own
+	}, testTimeout, 10*time.Millisecond, "descriptors here %d, of the VM process %d; goroutines here %d", host, vmm, routines)
 }
 
 // executions is how many short commands the leak test runs: 1,000 with
