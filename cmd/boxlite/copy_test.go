@@ -1,7 +1,6 @@
 package main
 
 import (
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -66,16 +65,6 @@ func TestStatsText(t *testing.T) {
 	out.Reset()
 	require.NoError(t, showStats(&out, "{{.Name}}={{.CPUPerc}} {{.PIDs}}", rows[:1]))
 	require.Equal(t, "a=12.35% 3\n", out.String())
-}
-
-func TestProcessCPU(t *testing.T) {
-	for end := time.Now().Add(30 * time.Millisecond); time.Now().Before(end); {
-	}
-	d, ok := processCPU(os.Getpid())
-	require.True(t, ok)
-	require.Positive(t, d)
-	_, ok = processCPU(-1)
-	require.False(t, ok)
 }
 
 func TestPrometheus(t *testing.T) {

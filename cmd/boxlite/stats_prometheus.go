@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"time"
 
 	"github.com/anthropics/boxlite/cmd/boxlite/internal/exposition"
 	"github.com/anthropics/boxlite/pkg/runtime"
@@ -158,14 +159,14 @@ func (c *boxCounters) add(info *runtime.BoxInfo, m *runtime.BoxMetrics) {
 	c.recv.Add(float64(m.BytesReceivedTotal), box...)
 	for _, stage := range []struct {
 		name string
-		ms   *uint64
+		took *time.Duration
 	}{
-		{"total", m.TotalCreateDurationMS}, {"guest", m.GuestBootDurationMS}, {"image_prepare", m.StageImagePrepareMS},
-		{"box_spawn", m.StageBoxSpawnMS}, {"box_config", m.StageBoxConfigMS}, {"container_init", m.StageContainerInitMS},
-		{"guest_rootfs", m.StageGuestRootfsMS},
+		{"total", m.TotalCreateDuration}, {"guest", m.GuestBootDuration}, {"image_prepare", m.StageImagePrepare},
+		{"box_spawn", m.StageBoxSpawn}, {"box_config", m.StageBoxConfig}, {"container_init", m.StageContainerInit},
+		{"guest_rootfs", m.StageGuestRootfs},
 	} {
-		if stage.ms != nil {
-			c.boot.Add(float64(*stage.ms)/1000, append(box[:len(box):len(box)], "stage", stage.name)...)
+		if stage.took != nil {
+			c.boot.Add(stage.took.Seconds(), append(box[:len(box):len(box)], "stage", stage.name)...)
 		}
 	}
 }

@@ -198,7 +198,7 @@ func (t *tracked) readCPU(r *reading) {
 		return
 	}
 	now := time.Now()
-	if r.cpu, r.cpuKnown = processCPU(r.info.PID); !r.cpuKnown {
+	if r.cpu, r.cpuKnown = r.info.CPUTime(); !r.cpuKnown {
 		return
 	}
 	t.mu.Lock()

@@ -197,7 +197,7 @@ func info(row *state.Box) BoxInfo {
 	case !i.Status.valid():
 		i.Status, i.Reason = StatusUnknown, fmt.Sprintf("this version of boxlite knows no status %q: use the one that wrote it, or remove the box", row.Status)
 	case i.Status.IsActive():
-		i.PID = row.PID
+		i.PID, i.start = row.PID, row.PIDStart
 	}
 	return i
 }

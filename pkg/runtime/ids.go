@@ -36,8 +36,10 @@ func NewContainerID() ContainerID {
 	return ContainerID(hex.EncodeToString(b[:]))
 }
 
-// IsContainerID reports whether s has the form of a ContainerID.
-func IsContainerID(s string) bool { return len(s) == 64 && strings.Trim(s, "0123456789abcdef") == "" }
+// IsValid reports whether the id has the form of one.
+func (id ContainerID) IsValid() bool {
+	return len(id) == 64 && strings.Trim(string(id), "0123456789abcdef") == ""
+}
 
 func (id ContainerID) String() string { return string(id) }
 

@@ -39,12 +39,6 @@ func TestLifecycle(t *testing.T) {
 		require.NoError(t, err)
 		require.True(t, there)
 	}
-	s, err := box.State(ctx)
-	require.NoError(t, err)
-	require.Equal(t, StatusConfigured, s.Status)
-	require.True(t, IsContainerID(string(s.ContainerID)))
-	require.NotEmpty(t, s.LockID)
-
 	_, err = rt.Create(ctx, kept(), "one")
 	require.ErrorIs(t, err, ErrAlreadyExists)
 	other, err := rt.Create(ctx, kept(), "two")
@@ -83,4 +77,26 @@ func TestLifecycle(t *testing.T) {
 	m, err := rt.Metrics(ctx)
 	require.NoError(t, err)
 	require.Equal(t, RuntimeMetrics{BoxesCreatedTotal: 2}, m)
+}
+
+func TestBoxState(t *testing.T) {
+	rt, ctx := newRuntime(t), t.Context()
+	box, err := rt.Create(ctx, kept(), "")
+	require.NoError(t, err)
+	s, err := box.State(ctx)
+	require.NoError(t, err)
+	require.Equal(t, StatusConfigured, s.Status)
+	require.Zero(t, s.PID)
+	require.True(t, s.ContainerID.IsValid())
+	i, err := box.Info(ctx)
+	require.NoError(t, err)
+	require.Equal(t, i.LastUpdated, s.LastUpdated)
+	again, err := rt.Get(ctx, string(box.ID()))
+	require.NoError(t, err)
+	other, err := again.State(ctx)
+	require.NoError(t, err)
+	require.Equal(t, s, other, "the same for every handle")
+	require.NoError(t, rt.Remove(ctx, string(box.ID()), false))
+	_, err = box.State(ctx)
+	require.ErrorIs(t, err, ErrNotFound)
 }

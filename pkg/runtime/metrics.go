@@ -52,8 +52,8 @@ type BoxMetrics struct {
 	BytesSentTotal     uint64 // to standard inputs
 	BytesReceivedTotal uint64 // from standard outputs and errors
 
-	TotalCreateDurationMS *uint64 // from the start to commands being served
-	GuestBootDurationMS   *uint64 // of that, the guest's kernel and init
+	TotalCreateDuration *time.Duration // from the start to commands being served
+	GuestBootDuration   *time.Duration // of that, the guest's kernel and init
 	// CPUPercent is what the VM uses of one host CPU, times 100: since the last
 	// call on this handle, or on average since the start for the first one.
 	CPUPercent  *float64
@@ -64,12 +64,12 @@ type BoxMetrics struct {
 	NetworkTCPConnections *uint64
 	NetworkTCPErrors      *uint64
 
-	StageFilesystemSetupMS *uint64 // the box's folder and disk; part of image preparation, so 0
-	StageImagePrepareMS    *uint64 // image found or pulled, disk made
-	StageGuestRootfsMS     *uint64 // root filesystem joined and mounted in the guest
-	StageBoxConfigMS       *uint64 // VM built: memory, kernel, devices
-	StageBoxSpawnMS        *uint64 // VM process started
-	StageContainerInitMS   *uint64 // kernel, init and agent
+	StageFilesystemSetup *time.Duration // part of image preparation, so 0
+	StageImagePrepare    *time.Duration // image found or pulled, disk made
+	StageGuestRootfs     *time.Duration // root filesystem joined and mounted in the guest
+	StageBoxConfig       *time.Duration // VM built: memory, kernel, devices
+	StageBoxSpawn        *time.Duration // VM process started
+	StageContainerInit   *time.Duration // kernel, init and agent
 }
 
 // Metrics returns the box's metrics, without starting it.
@@ -127,14 +127,11 @@ func stagesOf(list []Timing) stages {
 }
 
 func (s *stages) fill(m *BoxMetrics) {
-	ms := func(d time.Duration) *uint64 {
-		n := uint64(d.Milliseconds())
-		return &n
-	}
-	m.TotalCreateDurationMS, m.GuestBootDurationMS = ms(s.Total), ms(s.Guest)
-	m.StageFilesystemSetupMS, m.StageImagePrepareMS = ms(0), ms(s.Image)
-	m.StageGuestRootfsMS, m.StageBoxConfigMS = ms(s.Root), ms(s.Config)
-	m.StageBoxSpawnMS, m.StageContainerInitMS = ms(s.Spawn), ms(s.Init)
+	var none time.Duration
+	m.TotalCreateDuration, m.GuestBootDuration = &s.Total, &s.Guest
+	m.StageFilesystemSetup, m.StageImagePrepare = &none, &s.Image
+	m.StageGuestRootfs, m.StageBoxConfig = &s.Root, &s.Config
+	m.StageBoxSpawn, m.StageContainerInit = &s.Spawn, &s.Init
 }
 
 // keepTimings lets later processes know how long the boot took.

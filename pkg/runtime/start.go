@@ -32,6 +32,14 @@ func (b *LiteBox) startWithoutMain(ctx context.Context) error { return b.ensure(
 
 // ensure makes sure that the box runs. mode is only of meaning where it did not.
 func (b *LiteBox) ensure(ctx context.Context, mode bootMode) error {
+	err := b.bringUp(ctx, mode)
+	if err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrInvalidState) {
+		b.rt.counter.add(b.id, state.CounterFailed, 1)
+	}
+	return err
+}
+
+func (b *LiteBox) bringUp(ctx context.Context, mode bootMode) error {
 	row, err := b.row(ctx)
 	if err != nil {
 		return err
@@ -70,7 +78,6 @@ func (b *LiteBox) ensure(ctx context.Context, mode bootMode) error {
 	b.times.note(PhaseStarting)
 	p, err := b.boot(ctx, mode)
 	if err != nil {
-		b.rt.counter.add(b.id, state.CounterFailed, 1)
 		return err
 	}
 	wait := p.WaitReady
@@ -79,7 +86,6 @@ func (b *LiteBox) ensure(ctx context.Context, mode bootMode) error {
 	}
 	events, err := wait(ctx)
 	if err != nil {
-		b.rt.counter.add(b.id, state.CounterFailed, 1)
 		return b.bootFailed(p, err)
 	}
 	b.times.noteBoot(events)

@@ -3,6 +3,8 @@ package runtime
 import (
 	"context"
 	"time"
+
+	"github.com/anthropics/boxlite/pkg/runtime/internal/vmm"
 )
 
 // BoxStatus is where a box is in its life:
@@ -75,6 +77,18 @@ type BoxInfo struct {
 	// ExitCode is how the main command ended: its exit code, or minus the number
 	// of the signal. It is nil while it has not, and where nobody knows.
 	ExitCode *int
+
+	start uint64 // of the process PID, which together name it
+}
+
+// CPUTime is the user and system time that the VM process has used so far, the
+// guest's included; false when there is none, or this system does not tell.
+func (i BoxInfo) CPUTime() (time.Duration, bool) {
+	if i.PID == 0 {
+		return 0, false
+	}
+	u, err := vmm.ReadUsage(i.PID, i.start)
+	return u.CPU, err == nil
 }
 
 // BoxState is what changes of a box while it lives.
@@ -83,9 +97,6 @@ type BoxState struct {
 	PID         int         // of the VM process, 0 for none
 	ContainerID ContainerID // the same for the box's whole life; empty for boxes of versions that had none
 	LastUpdated time.Time   // of the last change of Status
-	// LockID is the name of the lock that a change of the box's life holds,
-	// across processes: the path of its folder, which is locked by flock(2).
-	LockID string
 }
 
 // State returns the box's state.
@@ -96,7 +107,7 @@ func (b *LiteBox) State(ctx context.Context) (BoxState, error) {
 	}
 	s := BoxState{
 		Status: BoxStatus(row.Status), ContainerID: ContainerID(row.ContainerID),
-		LastUpdated: row.UpdatedAt.UTC(), LockID: b.dir(),
+		LastUpdated: row.UpdatedAt.UTC(),
 	}
 	if s.Status.IsActive() {
 		s.PID = row.PID

@@ -47,11 +47,11 @@ func TestBoxID(t *testing.T) {
 
 func TestContainerID(t *testing.T) {
 	id := NewContainerID()
-	require.True(t, IsContainerID(id.String()))
+	require.True(t, id.IsValid())
 	require.Equal(t, id.String()[:12], id.Short())
 	require.NotEqual(t, id, NewContainerID())
-	require.True(t, IsContainerID(strings.Repeat("a", 64)))
+	require.True(t, ContainerID(strings.Repeat("a", 64)).IsValid())
 	for _, bad := range []string{"", strings.Repeat("a", 63), strings.Repeat("A", 64), strings.Repeat("g", 64)} {
-		require.False(t, IsContainerID(bad), bad)
+		require.False(t, ContainerID(bad).IsValid(), bad)
 	}
 }
