@@ -18,10 +18,10 @@ const (
 	ErrStorage           Kind = "storage error"       // files of the home directory
 	ErrImage             Kind = "image error"         // an image could not be found, pulled or unpacked
 	ErrPortal            Kind = "portal error"        // the connection to a box's guest
-	ErrNetwork           Kind = "network error"       // a box's network
+	ErrNetwork           Kind = "network error"       // a registry for something other than a box's image did not answer
 	ErrRPC               Kind = "guest call error"    // the guest's agent refused or garbled a call
 	ErrRPCTransport      Kind = "guest call lost"     // the connection broke during a call
-	ErrInternal          Kind = "internal error"      // a defect of boxlite
+	ErrInternal          Kind = "internal error"      // a defect of boxlite: nothing that a caller does may provoke it
 	ErrRun               Kind = "run error"           // a command could not be started
 	ErrUnsupported       Kind = "unsupported"         // not possible on this host or in this version
 	ErrNotFound          Kind = "not found"           // no such box or image

@@ -41,6 +41,10 @@ func imageError(err error) error {
 		kind = ErrInvalidArgument
 	case errors.Is(err, oci.ErrNoSpace):
 		kind = ErrStorage
+	case errors.Is(err, oci.ErrUnavailable):
+		kind = ErrNetwork
+	case errors.Is(err, oci.ErrUnsupported), errors.Is(err, oci.ErrPlatform):
+		kind = ErrUnsupported
 	}
 	return wrap(kind, err, "")
 }

@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"context"
 	"io"
 	"testing"
 	"time"
@@ -100,4 +101,36 @@ func TestGuestMetrics(t *testing.T) {
 		BoxesCreatedTotal: before.BoxesCreatedTotal + 2, BoxesFailedTotal: before.BoxesFailedTotal + 1, NumRunningBoxes: 0,
 		TotalCommandsRun: before.TotalCommandsRun + 3, TotalRunErrors: before.TotalRunErrors + 1,
 	}, now)
+}
+
+// TestGuestShutdown ends a runtime with boxes that run, one of them detached, and
+// one that does not end by itself in the time that is given.
+func TestGuestShutdown(t *testing.T) {
+	rt := newGuestRuntime(t)
+	ctx := testContext(t)
+	other, err := New(Options{HomeDir: rt.HomeDir(), StopGrace: time.Hour})
+	require.NoError(t, err)
+	opts := smallBox(t)
+	opts.KeepOnStop = true
+	var ids []string
+	for i := range 3 {
+		opts.Detach = i == 0
+		box, err := other.Create(ctx, opts, "")
+		require.NoError(t, err)
+		ids = append(ids, string(box.ID()))
+		ex, err := box.Run(ctx, sh("trap '' TERM; echo up; while :; do sleep 1; done"))
+		require.NoError(t, err)
+		_, err = io.ReadFull(ex.Stdout(), make([]byte, 3))
+		require.NoError(t, err)
+	}
+	short, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	require.NoError(t, other.Shutdown(short), "those left are killed")
+	require.NoError(t, other.Close())
+	for i, id := range ids {
+		info, err := rt.GetInfo(ctx, id)
+		require.NoError(t, err)
+		require.Equal(t, i == 0, info.Status.IsRunning(), "box %d is %s", i, info.Status)
+		require.NoError(t, rt.Remove(ctx, id, true))
+	}
 }
