@@ -5,6 +5,7 @@ import (
 	"io"
 	"regexp"
 	"strings"
+	"sync"
 	"text/tabwriter"
 )
 
@@ -16,7 +17,7 @@ func (f format) table(w io.Writer, n int, row func(int) any) error {
 	var header []string
 	for column := range strings.SplitSeq(unescape(string(f)), "\t") {
 		name := ""
-		if fields := shownField.FindAllStringSubmatch(column, -1); len(fields) > 0 {
+		if fields := shownField().FindAllStringSubmatch(column, -1); len(fields) > 0 {
 			name = strings.ToUpper(fields[len(fields)-1][1])
 		}
 		header = append(header, name)
@@ -28,8 +29,9 @@ func (f format) table(w io.Writer, n int, row func(int) any) error {
 	return tw.Flush()
 }
 
-// shownField is a field in a template, or one of another.
-var shownField = regexp.MustCompile(`\.([A-Za-z]\w*)`)
+// shownField is a field in a template, or one of another. It is not compiled
+// before somebody needs it.
+var shownField = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`\.([A-Za-z]\w*)`) })
 
 // unescape makes the tabs and line feeds that a shell's quotes keep as \t and \n
 // real ones. Inside of {{ and }} they are the template's.

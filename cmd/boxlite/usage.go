@@ -78,7 +78,7 @@ func unknownCommand(c *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
-	c.SuggestionsMinimumDistance = 2
+	c.SuggestionsMinimumDistance = max(1, min(2, len(args[0])-1)) // of one letter anything would be near
 	help := "see " + c.CommandPath() + " --help"
 	if like := c.SuggestionsFor(args[0]); len(like) > 0 {
 		help = "did you mean " + strings.Join(like, " or ") + "? " + help

@@ -45,6 +45,8 @@ func TestGroupUsage(t *testing.T) {
 	explainUsage(root)
 	for args, want := range map[string]string{
 		"image sav":      `there is no command "image sav": did you mean save? see boxlite image --help`,
+		"image s":        `there is no command "image s": did you mean save? see boxlite image --help`,
+		"image ab":       `there is no command "image ab": see boxlite image --help`,
 		"image save":     "save: too few arguments: boxlite image save [flags] IMAGE",
 		"image save a b": `save: "b" is one argument too many: boxlite image save [flags] IMAGE`,
 	} {

@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"time"
 
@@ -167,8 +166,6 @@ func (s RootfsSpec) String() string {
 	return s.Image
 }
 
-var nameRE = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`)
-
 // fill sets the defaults and checks the rest.
 func (o *BoxOptions) fill() error {
 	if o.CPUs == 0 {
@@ -242,7 +239,7 @@ func checkText(what, s string) error {
 }
 
 func checkName(name string) error {
-	if !nameRE.MatchString(name) {
+	if !validName(name) {
 		return &Error{Kind: ErrInvalidArgument, Err: fmt.Errorf("name %q: use letters, digits, _ . and -, starting with a letter or digit, at most 128", name)}
 	}
 	return nil
