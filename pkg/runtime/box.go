@@ -149,6 +149,7 @@ func (b *LiteBox) end(ctx context.Context, kill bool, stop func(*state.Box) erro
 	if err != nil {
 		return err
 	}
+	b.rt.flushEvents() // what executions did was before this
 	if _, err := db.Update(ctx, string(b.id), func(r *state.Box) error {
 		if r.PID != row.PID || !BoxStatus(r.Status).IsActive() {
 			return nil

@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"context"
 	"slices"
 	"testing"
 	"time"
@@ -26,7 +27,12 @@ func TestGuestEvents(t *testing.T) {
 	}, told(box))
 
 	// One that is kept: its command's end, a signal, a stop, a kill.
-	kept := mainBox(t, rt, "kept", "trap 'exit 5' USR1; echo ready; while :; do sleep 0.1; done")
+	opts := smallBox(t)
+	opts.KeepOnStop = true
+	opts.Main = &MainCommand{Args: []string{"sh", "-c", "trap 'exit 5' USR1; echo ready; while :; do sleep 0.1; done"}}
+	kept, err := rt.Create(ctx, opts, "kept")
+	require.NoError(t, err)
+	defer rt.Remove(context.Background(), string(kept.ID()), true) // where the test ends early
 	ready := func() {
 		for e, err := range kept.Logs(ctx, LogOptions{Follow: true, Since: time.Now().Add(-time.Second)}) {
 			require.NoError(t, err)
@@ -38,16 +44,16 @@ func TestGuestEvents(t *testing.T) {
 	require.NoError(t, kept.Start(ctx))
 	ready()
 	require.NoError(t, kept.Signal(ctx, 10))
-	code, err := kept.Wait(ctx)
+	res, err = kept.Wait(ctx)
 	require.NoError(t, err)
-	require.Equal(t, 5, code)
+	require.Equal(t, 5, res.ExitCode)
 	require.Equal(t, []string{"create kept", "start kept", "kill kept signal=10", "die kept exitCode=5"}, told(kept))
 
 	require.NoError(t, kept.Start(ctx))
 	require.NoError(t, rt.Rename(ctx, "kept", "new"))
-	require.NoError(t, kept.StopWith(ctx, 0))
+	require.NoError(t, kept.Stop(ctx))
 	require.Equal(t, "new", kept.Name())
-	require.Equal(t, []string{"start kept", "rename new oldName=kept", "die new exitCode=-9", "stop new"}, told(kept)[4:])
+	require.Equal(t, []string{"start kept", "rename new oldName=kept", "die new exitCode=-15", "stop new"}, told(kept)[4:])
 
 	// The new name is the guest's host name from the next start on.
 	require.NoError(t, kept.Start(ctx))
