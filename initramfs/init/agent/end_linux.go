@@ -80,29 +80,15 @@ func (e *execution) drain() (held bool) {
 	e.s.mu.Lock()
 	linger := e.s.setup.ExitLinger
 	e.s.mu.Unlock()
-	var late <-chan time.Time
+	late := time.AfterFunc(linger, func() {
+		// Once each: after its end an output is read on, so that descendants live.
+		for _, o := range e.outputs {
+			o.cut()
+		}
+	})
+	defer late.Stop()
 	for _, o := range e.outputs {
-		select {
-		case <-o.done:
-			continue
-		default:
-		}
-		if late == nil {
-			t := time.NewTimer(linger)
-			defer t.Stop()
-			late = t.C
-		}
-		select {
-		case <-o.done:
-		case <-late:
-			for _, o := range e.outputs {
-				o.cut()
-			}
-			expired := make(chan time.Time)
-			close(expired)
-			late = expired
-			<-o.done
-		}
+		<-o.done
 		held = held || o.held
 	}
 	return held

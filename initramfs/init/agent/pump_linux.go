@@ -110,6 +110,9 @@ type output struct {
 	detach bool          // the program goes on when the host is gone
 	done   chan struct{} // closed when the host has everything it will get
 	held   bool          // valid when done: cut short, the output was still open
+
+	cutting sync.Mutex
+	ended   bool // guarded by cutting: no deadline is to be set any more
 }
 
 // run moves bytes until an end is reached.
@@ -117,6 +120,10 @@ func (o *output) run(grace time.Duration) {
 	defer o.s.guard("output")
 	defer o.src.Close()
 	raw := o.carry(grace)
+	o.cutting.Lock()
+	o.ended = true
+	o.src.SetReadDeadline(time.Time{}) // that of a cut which came too late
+	o.cutting.Unlock()
 	close(o.done)
 	if raw != nil {
 		// Keep daemons alive that inherited the output.
@@ -198,8 +205,15 @@ func (o *output) rest(raw syscall.RawConn, conn Conn) (open bool) {
 	return true
 }
 
-// cut has the output deliver what is there and end.
-func (o *output) cut() { o.src.SetReadDeadline(time.Unix(1, 0)) }
+// cut has the output deliver what is there and end, unless it has ended: what is
+// read on then must not be cut off from those who still write.
+func (o *output) cut() {
+	o.cutting.Lock()
+	defer o.cutting.Unlock()
+	if !o.ended {
+		o.src.SetReadDeadline(time.Unix(1, 0))
+	}
+}
 
 // input carries what the host sends to a program.
 type input struct {
