@@ -14,14 +14,12 @@ import (
 // The emulator changes its word of pending interrupts without a lock when a
 // guest of the guest is entered (QEMU's helper_vmrun), so that a timer's
 // interrupt that comes at that moment is lost: it stays requested in the local
-// APIC, but nobody tells the CPU. With a one-shot timer that is the last one
+// APIC, but nobody tells the CPU. Not so where instructions are counted: there the
+// CPU's own thread runs the timers. With a one-shot timer that is the last one
 // there ever is. Any other interrupt has the APIC look again, and the heartbeat
 // is one.
 const (
 	beatEvery = 20 * time.Millisecond
-	// countedBeatEvery is that of a machine whose clock counts instructions: each
-	// beat costs some thousand of them.
-	countedBeatEvery = 200 * time.Millisecond
 	// beatLimit is how long a machine may be silent before it counts as dead. It
 	// is long, because the host may be busy with other things.
 	beatLimit = 60 * time.Second
@@ -34,7 +32,7 @@ type heartbeat struct {
 }
 
 // start beats until the connection ends. dead is closed if answers stay out.
-func (h *heartbeat) start(conn *net.UnixConn, every time.Duration) {
+func (h *heartbeat) start(conn *net.UnixConn) {
 	h.dead = make(chan struct{})
 	go func() {
 		buf := make([]byte, 64)
@@ -46,8 +44,8 @@ func (h *heartbeat) start(conn *net.UnixConn, every time.Duration) {
 		}
 	}()
 	go func() {
-		for range time.Tick(every) {
-			conn.SetWriteDeadline(time.Now().Add(every)) // a guest that is not up yet takes none
+		for range time.Tick(beatEvery) {
+			conn.SetWriteDeadline(time.Now().Add(beatEvery)) // a guest that is not up yet takes none
 			_, err := conn.Write([]byte{1})
 			if err != nil && !os.IsTimeout(err) {
 				return

@@ -214,11 +214,9 @@ func (m *machine) run(o *options, conns map[string]*net.UnixConn, stdin bool, ph
 		copies.Go(func() { io.Copy(w, conns[id]) })
 	}
 	var beat heartbeat
-	every := beatEvery
-	if o.icount {
-		every = countedBeatEvery
+	if !o.icount {
+		beat.start(conns["beat"])
 	}
-	beat.start(conns["beat"], every)
 	ended := make(chan error, 1)
 	go func() { ended <- qemu.Wait() }()
 	signals := make(chan os.Signal, 4)
