@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/anthropics/boxlite/pkg/runtime"
@@ -39,8 +40,7 @@ command. Prints the boxes that were reached.`,
 					} else if !i.Status.IsActive() {
 						return fmt.Errorf("kill: box %s is %s", b, i.Status)
 					}
-					// A VM that no longer listens is killed itself, a little later.
-					return b.StopWith(ctx, 0)
+					return kill(ctx, b)
 				})
 			})
 		},
@@ -48,4 +48,14 @@ command. Prints the boxes that were reached.`,
 	c.Flags().StringVarP(&signal, "signal", "s", "KILL", "signal to send: a name such as HUP, or a number")
 	_ = c.RegisterFlagCompletionFunc("signal", fixed("KILL", "TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "STOP", "CONT", "WINCH"))
 	return c
+}
+
+// kill ends a box at once. Its command gets SIGKILL before anything else, so that
+// nothing of it runs once more; the rest is a stop without grace, which also ends
+// a VM that no longer listens, if a little later.
+func kill(ctx context.Context, b *runtime.LiteBox) error {
+	short, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	_ = b.Signal(short, sigKill) // a box may have no command, or one that has just ended
+	return b.StopWith(ctx, 0)
 }
