@@ -74,6 +74,9 @@ func (o *boxFlags) options(c *cobra.Command, args []string) (runtime.BoxOptions,
 		if len(args) == 0 {
 			return none, fmt.Errorf("%s: no image given: boxlite %s IMAGE [COMMAND...]; see boxlite %s --help", what, what, what)
 		}
+		if args[0] == "" {
+			return none, fmt.Errorf("%s: the image's name is empty", what)
+		}
 		o.root, args = runtime.Image(args[0]), args[1:]
 		if len(args) > 0 && args[0] == "--" {
 			args = args[1:] // from habit; no program is called that

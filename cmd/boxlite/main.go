@@ -58,6 +58,7 @@ func root() *cobra.Command {
 		Short: "Run OCI images in micro-VMs of their own",
 		Long: `boxlite runs any OCI image in its own hardware-isolated micro-VM: one static
 binary, no daemon, no root.`,
+		Version:       version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },

@@ -45,6 +45,7 @@ func TestWrongInputs(t *testing.T) {
 		want string
 	}{
 		"no image":              {[]string{"run"}, "no image given"},
+		"image without a name":  {[]string{"run", "", "true"}, "the image's name is empty"},
 		"0 CPUs":                {[]string{"run", "--cpus", "0", "x"}, "--cpus 0"},
 		"1000 CPUs":             {[]string{"run", "--cpus", "1000", "x"}, "1000 CPUs: choose 1 to"},
 		"CPUs not a number":     {[]string{"run", "--cpus", "two", "x"}, `"two"`},
@@ -70,8 +71,8 @@ func TestWrongInputs(t *testing.T) {
 		"exec -it in a pipe":    {[]string{"exec", "-it", "gone", "true"}, "-it needs a terminal"},
 		"unknown flag":          {[]string{"run", "--no-such", "x"}, "--no-such"},
 		"unknown command":       {[]string{"rum", "x"}, `"rum"`},
-		"bad reference":         {[]string{"run", "UPPER CASE"}, "UPPER CASE"},
-		"missing layout":        {[]string{"run", "./no-such-folder"}, "no-such-folder"},
+		"bad reference":         {[]string{"pull", "UPPER CASE"}, "UPPER CASE"},
+		"missing layout":        {[]string{"pull", "./no-such-folder"}, "no-such-folder"},
 		"missing rootfs":        {[]string{"run", "--rootfs", filepath.Join(home, "gone")}, "gone"},
 		"rootfs is a file":      {[]string{"run", "--rootfs", file}, "not a folder"},
 		"archive is a file":     {[]string{"pull", "oci-archive:" + file}, file},

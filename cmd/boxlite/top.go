@@ -55,7 +55,7 @@ func processRow(p runtime.Process, now time.Time) []string {
 	}
 	share := 0
 	if life := now.Sub(p.Start); life > 0 {
-		share = min(int(100*p.CPU/life), 9999)
+		share = int(min(max(100*p.CPU.Seconds()/life.Seconds(), 0), 9999)) // the guest's word
 	}
 	tty := p.TTY
 	if tty == "" {

@@ -96,7 +96,7 @@ func (s ExitStatus) Success() bool { return s.Code == 0 && s.Signal == 0 }
 
 // ShellCode is the status as shells give it: the code, or 128+signal.
 func (s ExitStatus) ShellCode() int {
-	if s.Signal != 0 {
+	if s.Signal&0x7f != 0 {
 		return 128 + int(s.Signal&0x7f)
 	}
 	return int(s.Code)

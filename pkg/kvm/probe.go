@@ -37,9 +37,9 @@ func (r Report) String() string {
 	}
 	fmt.Fprintf(&b, "module        %s, API %d, nested %t, at most %d CPUs\n", r.Module, r.APIVersion, r.Nested, r.MaxCPUs)
 	fmt.Fprintf(&b, "TSC           %d kHz, stable %t\n", r.TSCKHz, r.TSCStable)
-	fmt.Fprintf(&b, "instruction   %.3g ns\n", r.NsPerInstruction)
-	fmt.Fprintf(&b, "MMIO exit     %.3g ns\n", r.NsPerExit)
-	fmt.Fprintf(&b, "port exit     %.3g ns\n", r.NsPerPIO)
-	fmt.Fprintf(&b, "kick          %.3g ns\n", r.NsPerKick)
+	fmt.Fprintf(&b, "instruction   %.1f ns\n", r.NsPerInstruction)
+	fmt.Fprintf(&b, "MMIO exit     %.0f ns\n", r.NsPerExit)
+	fmt.Fprintf(&b, "port exit     %.0f ns\n", r.NsPerPIO)
+	fmt.Fprintf(&b, "kick          %.0f ns\n", r.NsPerKick)
 	return b.String()
 }

@@ -74,6 +74,14 @@ func (s *Store) remove(ctx context.Context, key string, o RemoveOptions) (Remove
 			}
 		}
 	}
+	for _, r := range recs {
+		// What has been started holds its files, whatever they are called; what has
+		// not can only find them by the name.
+		unstarted := slices.DeleteFunc(slices.Clone(uses), func(u Use) bool { return len(u.Paths) > 0 })
+		if by := s.usesOf(unstarted, &r.Image); len(by) > 0 && !namedBesides(all, recs, r.Image.Digest) {
+			return Removed{}, fail(ErrInUse, "%s was not started yet and needs the name: remove that first", users(by))
+		}
+	}
 	return s.drop(ctx, all, recs, uses)
 }
 

@@ -54,7 +54,7 @@ func (b *LiteBox) Attach(ctx context.Context, o AttachOptions) (*Attachment, err
 		return nil, fail(ErrInvalidState, "%s: it runs no command of its own: see BoxOptions.Main", op)
 	}
 	if o.Start {
-		if err := b.ensure(ctx, bootHeld); err != nil {
+		if _, err := b.ensure(ctx, bootHeld); err != nil {
 			return nil, err
 		}
 	} else if err := b.mainRuns(ctx); err != nil {

@@ -26,7 +26,6 @@ type LiteBox struct {
 	usage usageMeter
 
 	mu     sync.Mutex
-	link   *guestLink  // to the guest of the current boot
 	report *vmm.Report // of the last VM that this handle's runtime started
 }
 

@@ -15,6 +15,9 @@ import (
 // Create makes a box, which costs nothing until it is started: no image is
 // pulled and no VM built. name may be empty; a name in use is ErrAlreadyExists.
 func (r *Runtime) Create(ctx context.Context, opts BoxOptions, name string) (*LiteBox, error) {
+	if err := r.checkOpen(); err != nil {
+		return nil, err
+	}
 	if err := opts.fill(); err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"path"
 	"strings"
 	"time"
@@ -171,28 +172,49 @@ func (b *LiteBox) OpenForCopy(ctx context.Context) (release func() error, err er
 	return func() error { return done(ctx, nil) }, nil
 }
 
+// copyLock is a file in a box's folder that is locked as long as files are copied,
+// so that who has booted the box for that ends it when all are done.
+const copyLock = "copy.lock"
+
 // forFiles connects to the guest, booting the box if it does not run. release
 // ends what was booted only for this, and passes an error on.
 func (b *LiteBox) forFiles(ctx context.Context) (link *guestLink, release func(context.Context, error) error, err error) {
-	row, err := b.rt.find(ctx, string(b.id))
-	if err != nil {
+	if _, err := b.row(ctx); err != nil {
 		return nil, nil, err
 	}
+	copying, err := lockFile(ctx, b.dir(), copyLock, false)
+	if err != nil {
+		return nil, nil, wrap(ErrStorage, err, "lock box %s", b)
+	}
+	booted := false
+	defer func() {
+		if err != nil {
+			err = b.copied(ctx, copying, booted, err)
+		}
+	}()
 	if link = b.currentLink(); link == nil {
 		// A command of the box's own would change the files, and may end at once.
-		if err := b.startWithoutMain(ctx); err != nil {
+		if booted, err = b.startWithoutMain(ctx); err != nil {
 			return nil, nil, err
 		}
 		if link, err = b.connect(ctx); err != nil {
 			return nil, nil, err
 		}
 	}
-	if BoxStatus(row.Status).IsActive() || !b.opts.KeepOnStop {
-		return link, func(_ context.Context, err error) error { return err }, nil
+	return link, func(ctx context.Context, err error) error { return b.copied(ctx, copying, booted, err) }, nil
+}
+
+// copied ends a copy, and the box when it was booted for it and no other copy goes on.
+func (b *LiteBox) copied(ctx context.Context, copying *os.File, booted bool, err error) error {
+	defer copying.Close()
+	if !booted || !b.opts.KeepOnStop {
+		return err
 	}
-	return link, func(ctx context.Context, err error) error {
-		return errors.Join(err, b.Stop(context.WithoutCancel(ctx)))
-	}, nil
+	ctx = context.WithoutCancel(ctx)
+	if lerr := waitFlock(ctx, copying, true); lerr != nil {
+		return errors.Join(err, wrap(ErrStorage, lerr, "lock box %s", b))
+	}
+	return errors.Join(err, b.Stop(ctx))
 }
 
 // copyError puts the guest's refusal in the terms of the caller.

@@ -21,14 +21,15 @@ type guestLink struct {
 // known to the state before the connection has noticed.
 func (l *guestLink) usable() bool { return l.client.Err() == nil && vmm.Alive(l.pid, l.start) }
 
-// currentLink returns the link that is open, if one is.
+// currentLink returns the link that is open, if one is. All handles to a box share it.
 func (b *LiteBox) currentLink() *guestLink {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.link == nil || !b.link.usable() {
+	b.rt.mu.Lock()
+	l := b.rt.links[b.id]
+	b.rt.mu.Unlock()
+	if l == nil || !l.usable() {
 		return nil
 	}
-	return b.link
+	return l
 }
 
 // connect opens a link to the agent of a running box. One that shows no sign of
@@ -54,16 +55,22 @@ func (b *LiteBox) connect(ctx context.Context) (*guestLink, error) {
 		return nil, wrap(ErrPortal, err, "connect to box %s", b)
 	}
 	l := &guestLink{client: client, image: rec.Config, pid: row.PID, start: row.PIDStart}
-	b.mu.Lock()
-	other := b.link
-	if other != nil && other.usable() {
+	b.rt.mu.Lock()
+	closed, other := b.rt.closed, b.rt.links[b.id]
+	switch {
+	case closed:
+		other = l
+	case other != nil && other.usable():
 		l, other = other, l // another goroutine was quicker
-	} else {
-		b.link = l
+	default:
+		b.rt.links[b.id] = l
 	}
-	b.mu.Unlock()
+	b.rt.mu.Unlock()
 	if other != nil {
 		other.client.Close()
+	}
+	if closed {
+		return nil, errClosed()
 	}
 	return l, nil
 }
@@ -79,10 +86,10 @@ func (b *LiteBox) patient(ctx context.Context) (context.Context, context.CancelF
 
 // dropLink closes the link, so that the next call opens one to the next boot.
 func (b *LiteBox) dropLink() {
-	b.mu.Lock()
-	link := b.link
-	b.link = nil
-	b.mu.Unlock()
+	b.rt.mu.Lock()
+	link := b.rt.links[b.id]
+	delete(b.rt.links, b.id)
+	b.rt.mu.Unlock()
 	if link != nil {
 		link.client.Close()
 	}

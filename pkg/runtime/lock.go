@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -23,7 +24,7 @@ func lockDir(ctx context.Context, dir string) (*os.File, error) {
 		} else if err != nil {
 			return nil, err
 		}
-		switch err := waitFlock(ctx, f); {
+		switch err := waitFlock(ctx, f, true); {
 		case err != nil:
 			f.Close()
 			return nil, err
@@ -34,9 +35,30 @@ func lockDir(ctx context.Context, dir string) (*os.File, error) {
 	}
 }
 
-func waitFlock(ctx context.Context, f *os.File) error {
+// lockFile locks a file of a box's folder, making both, alone or together with others.
+func lockFile(ctx context.Context, dir, name string, alone bool) (*os.File, error) {
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(dir, name), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := waitFlock(ctx, f, alone); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// waitFlock waits for a lock that nobody else has, or that others may share.
+func waitFlock(ctx context.Context, f *os.File, alone bool) error {
+	how := unix.LOCK_SH
+	if alone {
+		how = unix.LOCK_EX
+	}
 	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
 		if err == nil {
 			return nil
 		} else if err != unix.EWOULDBLOCK && err != unix.EINTR {

@@ -114,7 +114,9 @@ func TestGuestMain(t *testing.T) {
 	require.Contains(t, stderr, "err\n")
 
 	// The disk can be worked on without the command's running again.
-	require.NoError(t, box.startWithoutMain(ctx))
+	booted, err := box.startWithoutMain(ctx)
+	require.NoError(t, err)
+	require.True(t, booted)
 	_, _, res := output(t, box, sh("mkfifo /etc/go"))
 	require.Zero(t, res.ExitCode)
 	require.NoError(t, box.Stop(ctx))

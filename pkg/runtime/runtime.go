@@ -29,11 +29,15 @@ type Runtime struct {
 	opts    Options
 	counter counter
 
-	mu     sync.Mutex
-	closed bool
-	db     *state.DB // opened when first needed
-	store  *oci.Store
-	procs  map[BoxID]*vmProcess // VM processes this runtime started
+	shutting sync.Mutex // held by Shutdown; taken before mu
+
+	mu      sync.Mutex
+	closing bool // Shutdown has begun
+	closed  bool
+	db      *state.DB // opened when first needed
+	store   *oci.Store
+	procs   map[BoxID]*vmProcess // VM processes this runtime started
+	links   map[BoxID]*guestLink // to the guests of boxes, whoever started them
 
 	pending eventQueue
 }
@@ -54,7 +58,7 @@ func New(opts Options) (*Runtime, error) {
 	} else {
 		f.Close()
 	}
-	r := &Runtime{opts: opts, procs: make(map[BoxID]*vmProcess)}
+	r := &Runtime{opts: opts, procs: make(map[BoxID]*vmProcess), links: make(map[BoxID]*guestLink)}
 	r.counter.rt = r
 	return r, nil
 }
@@ -74,7 +78,10 @@ func (r *Runtime) Close() error { return r.Shutdown(context.Background()) }
 // a second Shutdown does nothing. A program that ends without it loses nothing:
 // its boxes notice and stop by themselves.
 func (r *Runtime) Shutdown(ctx context.Context) error {
+	r.shutting.Lock()
+	defer r.shutting.Unlock()
 	r.mu.Lock()
+	r.closing = true // nothing is created or started from here on
 	var mine, detached []*vmProcess
 	for _, p := range r.procs {
 		if p.detached {
@@ -96,8 +103,14 @@ func (r *Runtime) Shutdown(ctx context.Context) error {
 	r.counter.flush(context.WithoutCancel(ctx))
 	r.flushEvents()
 	r.mu.Lock()
+	links := r.links
+	r.closed, r.links = true, nil
+	r.mu.Unlock()
+	for _, l := range links {
+		l.client.Close()
+	}
+	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.closed = true
 	if r.db != nil {
 		errs = append(errs, wrap(ErrDatabase, r.db.Close(), "close the state"))
 		r.db = nil
@@ -123,6 +136,16 @@ func (p *vmProcess) forget() {
 		<-p.settled // it is ending: let the state know
 	default:
 	}
+}
+
+// open fails from the moment that Shutdown begins.
+func (r *Runtime) checkOpen() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closing {
+		return errClosed()
+	}
+	return nil
 }
 
 func (r *Runtime) isClosed() bool {

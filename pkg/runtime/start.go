@@ -25,60 +25,69 @@ type imageConfig = oci.Config
 // Start boots the box and returns when its guest takes commands and its main
 // command, if it has one, runs; one that cannot be started is a [*CommandError].
 // On a running box it does nothing. The image is pulled when it is not in the store.
-func (b *LiteBox) Start(ctx context.Context) error { return b.ensure(ctx, bootMain) }
-
-// startWithoutMain boots the box without its main command, for work on its files.
-func (b *LiteBox) startWithoutMain(ctx context.Context) error { return b.ensure(ctx, bootIdle) }
-
-// ensure makes sure that the box runs. mode is only of meaning where it did not.
-func (b *LiteBox) ensure(ctx context.Context, mode bootMode) error {
-	err := b.bringUp(ctx, mode)
-	if err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrInvalidState) {
-		b.rt.counter.add(b.id, state.CounterFailed, 1)
-	}
+func (b *LiteBox) Start(ctx context.Context) error {
+	_, err := b.ensure(ctx, bootMain)
 	return err
 }
 
-func (b *LiteBox) bringUp(ctx context.Context, mode bootMode) error {
+// startWithoutMain boots the box without its main command, for work on its files,
+// and reports whether it did: a box that runs is left as it is.
+func (b *LiteBox) startWithoutMain(ctx context.Context) (booted bool, err error) {
+	return b.ensure(ctx, bootIdle)
+}
+
+// ensure makes sure that the box runs. mode is only of meaning where it did not.
+func (b *LiteBox) ensure(ctx context.Context, mode bootMode) (booted bool, err error) {
+	booted, err = b.bringUp(ctx, mode)
+	if err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrInvalidState) {
+		b.rt.counter.add(b.id, state.CounterFailed, 1)
+	}
+	return booted, err
+}
+
+func (b *LiteBox) bringUp(ctx context.Context, mode bootMode) (booted bool, err error) {
 	row, err := b.row(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if s := BoxStatus(row.Status); !s.IsRunning() {
 		if !s.CanStart() && !s.IsTransient() { // nothing that a wait would change
-			return fail(ErrInvalidState, "box %s is %s and cannot be started", b, s)
+			return false, fail(ErrInvalidState, "box %s is %s and cannot be started", b, s)
 		}
-		if err := machine.Check(); err != nil { // before the pull: it would be in vain
-			return fail(ErrUnsupportedEngine, "start box %s: this host cannot run boxes: %w", b, err)
+		if _, err := b.opts.Rootfs.reference(); err != nil {
+			return false, err
+		}
+		if err := b.rt.checkHost(ctx); err != nil { // before the pull: it would be in vain
+			return false, fail(ErrUnsupportedEngine, "start box %s: this host cannot run boxes: %w", b, err)
 		}
 		if err := b.Pull(ctx); err != nil { // before the lock: a pull may take long
-			return err
+			return false, err
 		}
 	}
 	// It may be booting: whoever boots it holds the lock until it is ready.
 	lock, err := lockDir(ctx, b.dir())
 	if err != nil {
-		return wrap(ErrStorage, err, "lock box %s", b.id)
+		return false, wrap(ErrStorage, err, "lock box %s", b.id)
 	}
 	defer lock.Close()
 	if row, err = b.row(ctx); err != nil { // somebody may have been first
-		return err
+		return false, err
 	}
 	if BoxStatus(row.Status).IsRunning() {
 		if ending, err := b.ending(ctx, row, mode); !ending || err != nil {
-			return err
+			return false, err
 		}
 		if row, err = b.rt.find(ctx, string(b.id)); err != nil {
-			return err
+			return false, err
 		}
 	}
 	if s := BoxStatus(row.Status); !s.CanStart() {
-		return fail(ErrInvalidState, "box %s is %s and cannot be started now", b, s)
+		return false, fail(ErrInvalidState, "box %s is %s and cannot be started now", b, s)
 	}
 	b.times.note(PhaseStarting)
 	p, err := b.boot(ctx, mode)
 	if err != nil {
-		return err
+		return false, err
 	}
 	wait := p.WaitReady
 	if b.opts.Main != nil && mode == bootMain {
@@ -86,14 +95,14 @@ func (b *LiteBox) bringUp(ctx context.Context, mode bootMode) error {
 	}
 	events, err := wait(ctx)
 	if err != nil {
-		return b.bootFailed(p, err)
+		return false, b.bootFailed(p, err)
 	}
 	b.times.noteBoot(events)
 	b.keepTimings(ctx)
 	if b.opts.Main != nil && mode == bootMain {
 		b.countRun(nil)
 	}
-	return nil
+	return true, nil
 }
 
 // ending waits for the end of a running box whose command has ended already, so
@@ -130,7 +139,7 @@ func (b *LiteBox) start(ctx context.Context) (*guestLink, error) {
 		case !s.IsRunning():
 			return nil, fail(ErrInvalidState, "box %s runs a command of its own and is %s: start it", b, s)
 		}
-	} else if err := b.ensure(ctx, bootMain); err != nil {
+	} else if _, err := b.ensure(ctx, bootMain); err != nil {
 		return nil, err
 	}
 	defer b.times.note(PhaseConnected)
@@ -145,6 +154,9 @@ func (b *LiteBox) start(ctx context.Context) (*guestLink, error) {
 
 // boot starts the VM process and records it.
 func (b *LiteBox) boot(ctx context.Context, mode bootMode) (*vmProcess, error) {
+	if err := b.rt.checkOpen(); err != nil {
+		return nil, err
+	}
 	cfg, argv, err := b.vmConfig(ctx, mode)
 	if err != nil {
 		return nil, err

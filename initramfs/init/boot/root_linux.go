@@ -41,7 +41,7 @@ func (m *Machine) root(s *agentapi.Setup) (disk uint64, err error) {
 	if r.Kind == agentapi.RootTmpfs {
 		err = mount("upper", upperDir, "tmpfs", 0, tmpfsSize(r.Size))
 	} else {
-		err = mount(r.Upper, upperDir, "ext4", 0, "discard")
+		err = mount(r.Upper, upperDir, "ext4", 0, "discard,noinit_itable")
 	}
 	if err != nil {
 		return 0, err

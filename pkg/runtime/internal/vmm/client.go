@@ -79,14 +79,15 @@ func Resize(ctx context.Context, dir string, rows, cols uint16) error {
 // Adopt has the box in a folder outlive its parent.
 func Adopt(ctx context.Context, dir string) error { return tell(ctx, dir, request{Op: opAdopt}) }
 
-// MainEnded reports whether the main command of the box in a folder has ended, and
+// MainEnded reports whether the main command of the box in a folder has ended, or is
+// not run this time, and
 // the box is about to stop.
 func MainEnded(ctx context.Context, dir string) (bool, error) {
 	conn, r, err := ask(ctx, dir, request{Op: opStatus})
 	if err != nil {
 		return false, err
 	}
-	return r.Ended, conn.Close()
+	return r.Ended || r.Idle, conn.Close()
 }
 
 // Attachment is a connection to a box's main command.

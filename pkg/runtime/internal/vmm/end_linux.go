@@ -82,9 +82,17 @@ func (c *child) stop(grace time.Duration) {
 		p.shorten(grace)
 		return
 	}
-	select {
-	case c.stops <- grace:
-	default: // somebody else has just asked
+	for {
+		select {
+		case c.stops <- grace:
+			return
+		default:
+		}
+		select { // somebody else has just asked: the shorter grace counts
+		case other := <-c.stops:
+			grace = min(grace, other)
+		default:
+		}
 	}
 }
 

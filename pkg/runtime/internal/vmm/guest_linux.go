@@ -76,7 +76,7 @@ func (a *agentLink) event(m agentapi.Message) {
 		}
 		a.c.log.Info("agent", "text", Printable([]byte(m.Text[:min(len(m.Text), 1024)])))
 	case *agentapi.PowerOff:
-		a.c.noteCause(CauseGuest, errors.New(Printable([]byte(m.Reason[:min(len(m.Reason), 256)]))))
+		a.c.noteCause(CauseGuest, errors.New(oneLine(m.Reason[:min(len(m.Reason), 256)])))
 	}
 }
 

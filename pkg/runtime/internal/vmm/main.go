@@ -111,6 +111,9 @@ func (s *supervisor) run(ctx context.Context, launch func(context.Context, agent
 	close(s.started)
 	started()
 	defer cmd.Close()
+	over := make(chan struct{})
+	defer close(over)
+	go s.hurryUp(over)
 	var pumps sync.WaitGroup
 	pumps.Go(func() { s.pump(recStdout, boxlog.Stdout, cmd.stdout) })
 	pumps.Go(func() { s.pump(recStderr, boxlog.Stderr, cmd.stderr) })
@@ -118,27 +121,21 @@ func (s *supervisor) run(ctx context.Context, launch func(context.Context, agent
 	if err != nil {
 		return err
 	}
-	s.settle(func() {
-		pumps.Wait()
-		s.hub.finish(s.note(&MainResult{Status: status}))
-	})
+	pumps.Wait()
+	s.hub.finish(s.note(&MainResult{Status: status}))
 	close(s.ended)
 	return nil
 }
 
-// lagLimit is how long a client may keep the rest of the output from being
-// passed on when the box is to stop.
-const lagLimit = 2 * time.Second
+// lagLimit is how long a client may keep the output from being passed on when the
+// box is to stop.
+const lagLimit = time.Second
 
-// settle does what has to wait for slow clients, as long as nobody is in a hurry.
-func (s *supervisor) settle(do func()) {
-	done := make(chan struct{})
-	go func() {
-		do()
-		close(done)
-	}()
+// hurryUp drops clients that take nothing, from when somebody is in a hurry until
+// all is over. The command's end is only told once its output has been taken.
+func (s *supervisor) hurryUp(over <-chan struct{}) {
 	select {
-	case <-done:
+	case <-over:
 		return
 	case <-s.stopping:
 	}
@@ -146,7 +143,7 @@ func (s *supervisor) settle(do func()) {
 	defer tick.Stop()
 	for {
 		select {
-		case <-done:
+		case <-over:
 			return
 		case <-tick.C:
 			s.hub.hurry()
@@ -157,7 +154,7 @@ func (s *supervisor) settle(do func()) {
 // note remembers how it ended, and makes the record that says so.
 func (s *supervisor) note(r *MainResult) []byte {
 	if e := r.Refused; e != nil { // the guest's words
-		const most = exitLimit / 8
+		const most = exitLimit / 16 // JSON makes up to six bytes of one
 		r.Refused = &agentapi.Error{Code: e.Code, Errno: e.Errno, Op: e.Op[:min(len(e.Op), most)], Msg: e.Msg[:min(len(e.Msg), most)]}
 	}
 	s.mu.Lock()

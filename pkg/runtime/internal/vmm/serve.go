@@ -43,10 +43,11 @@ func serveClient(ctx context.Context, conn *net.UnixConn, b box) error {
 	var r response
 	if q.Op == opStatus {
 		m := b.main()
-		r.Ended = m != nil && m.outcome() != nil
+		r.Ended, r.Idle = m != nil && m.outcome() != nil, m == nil
 	} else {
 		r.Error = act(limited, b, &q)
 	}
+	conn.SetWriteDeadline(time.Now().Add(answerLimit)) // the one above may have passed by now
 	return writeFrame(conn, r)
 }
 

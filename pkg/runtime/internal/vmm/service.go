@@ -52,6 +52,7 @@ type response struct {
 	TTY   bool            `json:",omitempty"` // attach: the command has a terminal
 	Stdin bool            `json:",omitempty"` // attach: it has a standard input
 	Ended bool            `json:",omitempty"` // status: the command has ended
+	Idle  bool            `json:",omitempty"` // status: there is none in this run
 }
 
 // Types of records. Data records without data are the end of the stream.
@@ -116,7 +117,7 @@ func (r *MainResult) ExitCode() int {
 	switch {
 	case r.Refused != nil:
 		return RefusedCode(r.Refused)
-	case r.Status.Signal != 0:
+	case r.Status.Signal&0x7f != 0: // the guest's word
 		return -int(r.Status.Signal & 0x7f)
 	}
 	return int(r.Status.Code) & 0xff // what the guest says is only believed as far as it can be true

@@ -67,3 +67,8 @@ func (w *panicWatch) message() (string, bool) {
 	}
 	return strings.TrimSpace(Printable(m)), true
 }
+
+// oneLine is Printable for what must not look like several lines.
+func oneLine(text string) string {
+	return strings.NewReplacer("\n", " ", "\t", " ").Replace(Printable([]byte(text)))
+}
