@@ -210,11 +210,10 @@ func (b *LiteBox) copied(ctx context.Context, copying *os.File, booted bool, err
 	if !booted || !b.opts.KeepOnStop {
 		return err
 	}
-	ctx = context.WithoutCancel(ctx)
-	if lerr := waitFlock(ctx, copying, true); lerr != nil {
-		return errors.Join(err, wrap(ErrStorage, lerr, "lock box %s", b))
+	if lerr := waitFlock(ctx, copying, true); lerr != nil && ctx.Err() == nil {
+		err = errors.Join(err, wrap(ErrStorage, lerr, "lock box %s", b))
 	}
-	return errors.Join(err, b.Stop(ctx))
+	return errors.Join(err, b.Stop(context.WithoutCancel(ctx)))
 }
 
 // copyError puts the guest's refusal in the terms of the caller.

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -270,6 +271,27 @@ func TestGuestCopyStopped(t *testing.T) {
 	i, err = box.Info(ctx)
 	require.NoError(t, err)
 	require.Equal(t, StatusStopped, i.Status)
+
+	// Several at once: who has booted the box ends it when all are done.
+	var all sync.WaitGroup
+	for i := range 3 {
+		all.Go(func() {
+			name := fmt.Sprint("many", i)
+			if err := box.CopyTo(ctx, "/", writeTar(t, []tar.Header{{Name: name, Mode: 0o640, Size: 4 << 20}}), CopyOptions{}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	i, err = box.Info(ctx)
+	require.NoError(t, err)
+	require.Equal(t, StatusStopped, i.Status)
+	r, _, err = box.CopyFrom(ctx, "/many2", CopyOptions{})
+	require.NoError(t, err)
+	n, err := io.Copy(io.Discard, r)
+	require.NoError(t, err)
+	require.Greater(t, n, int64(4<<20))
+	require.NoError(t, r.Close())
 
 	ephemeral, err := rt.Create(ctx, smallBox(t), "copyephemeral")
 	require.NoError(t, err)

@@ -373,6 +373,31 @@ func TestServeStop(t *testing.T) {
 	require.Zero(t, p.left())
 }
 
+// TestServeStuck has a client take nothing of a command's output, whose end is only
+// told once all of it was taken, as the agent does. A stop drops the client.
+func TestServeStuck(t *testing.T) {
+	b := newFakeBox(t, Main{})
+	raw, _, err := ask(t.Context(), b.dir, request{Op: opAttach, Attach: &AttachRequest{Output: true}})
+	require.NoError(t, err)
+	defer raw.Close()
+	c := b.command(t)
+	const size = 4 << 20
+	go func() {
+		c.stdout.Write(make([]byte, size))
+		c.end(7)
+	}()
+	b.m.stop(t.Context(), 2, newPatience(time.Hour).over)
+	require.NoError(t, <-b.ended)
+	require.False(t, c.killed, "it needs no more than that somebody takes its output")
+	require.Equal(t, 7, b.m.outcome().ExitCode())
+	logged := 0
+	for e, err := range boxlog.Read(t.Context(), b.dir, boxlog.Options{Tail: -1}) {
+		require.NoError(t, err)
+		logged += len(e.Text)
+	}
+	require.Equal(t, size, logged)
+}
+
 // TestServeCloseOutput closes a reader, which only a box in the foreground takes
 // for more.
 func TestServeCloseOutput(t *testing.T) {
