@@ -53,10 +53,8 @@ func New(opts Options) (*Runtime, error) {
 		}
 	}
 	// The state holds the boxes' environments, which may be secrets.
-	if f, err := os.OpenFile(filepath.Join(opts.HomeDir, "boxlite.db"), os.O_CREATE|os.O_RDONLY, 0o600); err != nil {
+	if err := state.Create(filepath.Join(opts.HomeDir, "boxlite.db")); err != nil {
 		return nil, wrap(ErrStorage, err, "home directory %s", opts.HomeDir)
-	} else {
-		f.Close()
 	}
 	r := &Runtime{opts: opts, procs: make(map[BoxID]*vmProcess), links: make(map[BoxID]*guestLink)}
 	r.counter.rt = r

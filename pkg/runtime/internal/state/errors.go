@@ -29,3 +29,9 @@ func (s *DB) explain(err error) error {
 	}
 	return err
 }
+
+// isBusy reports whether SQLite would not wait for another process.
+func isBusy(err error) bool {
+	var e *sqlite.Error
+	return errors.As(err, &e) && e.Code()&0xff == sqlite3.SQLITE_BUSY
+}

@@ -17,6 +17,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	_ "modernc.org/sqlite" // the pure-Go driver
@@ -61,25 +62,40 @@ type Box struct {
 type DB struct {
 	db   *sql.DB
 	path string
+	file fileID
+	once sync.Once // closes
 }
 
 // Open opens the state at path, making it when it is not there. A file of a newer
 // version is ErrNewer and is not touched.
 func Open(ctx context.Context, path string) (*DB, error) {
-	if v := storedVersion(path); v > schemaVersion {
-		return nil, fmt.Errorf("state: open %s: %w", path, newer(v))
+	if err := Create(path); err != nil {
+		return nil, fmt.Errorf("state: make %s: %w", path, err)
+	}
+	file, err := acquire(path)
+	if err != nil {
+		return nil, fmt.Errorf("state: open %s: %w", path, err)
 	}
 	db, err := connect(path, "journal_mode(WAL)")
 	if err != nil {
+		file.release()
 		return nil, err
 	}
-	s := &DB{db, path}
-	if err := s.migrate(ctx); err != nil {
-		db.Close()
-		return nil, fmt.Errorf("state: open %s: %w", path, s.explain(err))
+	s := &DB{db: db, path: path, file: file}
+	// Several processes that make a new file a WAL database at once stand in each
+	// other's way; SQLite sees that and fails without waiting.
+	for begin := time.Now(); ; time.Sleep(openRetry) {
+		err := s.migrate(ctx)
+		if err == nil {
+			return s, nil
+		} else if !isBusy(err) || time.Since(begin) > busyTimeout*time.Millisecond {
+			s.Close()
+			return nil, fmt.Errorf("state: open %s: %w", path, s.explain(err))
+		}
 	}
-	return s, nil
 }
+
+const openRetry = 2 * time.Millisecond
 
 // connect opens a file with further pragmas for its one connection.
 func connect(path string, pragmas ...string) (*sql.DB, error) {
@@ -145,7 +161,13 @@ func (s *DB) lasting(ctx context.Context, id string) bool {
 }
 
 // Close closes the database.
-func (s *DB) Close() error { return s.db.Close() }
+func (s *DB) Close() (err error) {
+	s.once.Do(func() {
+		err = s.db.Close()
+		s.file.release()
+	})
+	return err
+}
 
 // BootID identifies the host's current boot, so that pids of an earlier one are
 // not believed. It is empty where the system does not tell.
