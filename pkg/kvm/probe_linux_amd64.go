@@ -35,6 +35,7 @@ func Probe(ctx context.Context) (Report, error) {
 // something is wrong.
 const (
 	probePatience = 500 * time.Millisecond // for one answer
+	probeTries    = 6                      // of a probe that fails
 	probeMeasure  = 20 * time.Millisecond  // for one measurement
 )
 
@@ -239,8 +240,19 @@ func (p *probeMachine) guarded(limit time.Duration, do func() error) error {
 	return p.ctx.Err()
 }
 
-// try runs one probe and reports whether the guest answered that all is well.
+// try runs one probe and reports whether the guest answered that all is well. One
+// that fails is run again: the host may be busy, and an emulated CPU may let an
+// interrupt in between sti and hlt, which then never ends.
 func (p *probeMachine) try(c probe) (ok bool, err error) {
+	for range probeTries {
+		if ok, err = p.tryOnce(c); ok || err != nil {
+			return ok, err
+		}
+	}
+	return false, nil
+}
+
+func (p *probeMachine) tryOnce(c probe) (ok bool, err error) {
 	code, tail := slices.Concat(c.code, probeEnd), []byte(nil)
 	if c.tail != nil {
 		code, tail = c.code, slices.Concat(c.tail, probeEnd)

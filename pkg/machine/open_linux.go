@@ -20,6 +20,20 @@ func Check() error {
 	return h.Close()
 }
 
+// Incapable says why this host cannot run kernels, before one is tried; empty where
+// that is for a boot to find out, as with the hypervisors that use the CPU's own
+// virtualization.
+func Incapable(ctx context.Context) string {
+	r, err := kvm.Probe(ctx)
+	if err != nil {
+		return err.Error()
+	}
+	if r.Module == "kvm_intel" || r.Module == "kvm_amd" {
+		return ""
+	}
+	return r.Remedy
+}
+
 // Unusable says why this host's hypervisor cannot run kernels, and what to do;
 // empty if it can. It runs tiny guests, for a tenth of a second.
 func Unusable(ctx context.Context) string {

@@ -21,6 +21,9 @@ func Check() error {
 	return err
 }
 
+// Incapable is Unusable.
+func Incapable(ctx context.Context) string { return Unusable(ctx) }
+
 // Unusable says why this host's hypervisor cannot run kernels, and what to do.
 func Unusable(context.Context) string {
 	_, err := Open()

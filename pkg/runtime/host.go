@@ -10,12 +10,12 @@ import (
 )
 
 // hostName is a file of the home that names the host's boot in which the
-// hypervisor was seen to run kernels.
+// hypervisor was found fit to try.
 const hostName = "host-checked"
 
 // checkHost says why this host cannot run boxes, before anything is pulled or
-// booted in vain. Whether its hypervisor really runs kernels is tried out once a
-// boot of the host, for a tenth of a second.
+// booted in vain. What its hypervisor can run is looked at once a boot of the host,
+// for a tenth of a second.
 func (r *Runtime) checkHost(ctx context.Context) error {
 	if err := machine.Check(); err != nil {
 		return err
@@ -24,7 +24,7 @@ func (r *Runtime) checkHost(ctx context.Context) error {
 	if seen, err := os.ReadFile(path); err == nil && boot != "" && string(seen) == boot {
 		return nil
 	}
-	if why := machine.Unusable(ctx); why != "" {
+	if why := machine.Incapable(ctx); why != "" {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
