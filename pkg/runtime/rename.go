@@ -23,7 +23,11 @@ func (r *Runtime) Rename(ctx context.Context, key, name string) error {
 	if err != nil {
 		return err
 	}
+	found := row.Name
 	_, err = db.Update(ctx, row.ID, func(row *state.Box) error {
+		if key == found && row.Name != found {
+			return state.ErrNotFound // no box has that name any more: another process gave it a new one
+		}
 		if row.Name == name {
 			return nil
 		}
@@ -35,7 +39,7 @@ func (r *Runtime) Rename(ctx context.Context, key, name string) error {
 	case errors.Is(err, state.ErrExists):
 		return wrap(ErrAlreadyExists, err, "rename box %q to %q: choose another name or remove that box", key, name)
 	case errors.Is(err, state.ErrNotFound):
-		return fail(ErrNotFound, "box %q was removed meanwhile", key)
+		return fail(ErrNotFound, "box %q was removed or renamed meanwhile", key)
 	}
 	return wrap(ErrDatabase, err, "rename box %q", key)
 }
