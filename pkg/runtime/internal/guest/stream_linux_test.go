@@ -84,6 +84,8 @@ func TestDescendantHoldsOutput(t *testing.T) {
 	require.True(t, st.Held)
 	// It has until the linger is over to do that, on however busy a machine.
 	b = start(t, &agentapi.Setup{ExitLinger: testTime})
+	_, _, st = b.run(sh("sleep 0.2; echo last"), "")
+	require.False(t, st.Held)
 	_, _, st = b.run(sh("sleep 1000 >/dev/null 2>&1 </dev/null &"), "")
 	require.False(t, st.Held)
 }
