@@ -34,6 +34,7 @@ var layers = map[string][]string{
 	"pkg/virtio/mmio":         {"pkg/virtio", "pkg/virtio/queue", "pkg/guestmem"},
 	"pkg/virtio/blk":          {"pkg/virtio", "pkg/virtio/queue", "pkg/guestmem"},
 	"pkg/virtio/rng":          {"pkg/virtio", "pkg/virtio/queue", "pkg/guestmem"},
+	"pkg/virtio/net":          {"pkg/virtio", "pkg/virtio/queue", "pkg/guestmem"},
 	"pkg/virtio/vsock":        {"pkg/virtio", "pkg/virtio/queue", "pkg/guestmem"},
 	"pkg/virtio/console":      {"pkg/virtio", "pkg/virtio/queue", "pkg/guestmem"},
 	"pkg/virtio/virtiotest":   {"pkg/virtio", "pkg/virtio/mmio", "pkg/virtio/queue", "pkg/guestmem"},

@@ -6,6 +6,12 @@ import (
 	"github.com/anthropics/boxlite/pkg/guestmem"
 )
 
+// Used is a chain that the device is done with.
+type Used struct {
+	Head    uint16
+	Written uint32 // bytes stored at the start of its writable part
+}
+
 // Push gives a chain back to the driver (§2.7.8). Written is the number of bytes
 // stored at the start of its writable part. Chains may be pushed in any order.
 // The error is [ErrHead] for a chain that is not in flight, or the [*Error] that
@@ -14,17 +20,41 @@ func (q *Queue) Push(head uint16, written uint32) error {
 	if q.broken != nil {
 		return q.broken
 	}
-	if head >= q.cfg.Size || !q.flies(head) {
+	err := q.stage(Used{head, written})
+	q.usedIdx.Store(q.nextUsed)
+	return err
+}
+
+// PushAll gives several chains back at once: a driver that sees the first sees
+// all of them, as is needed for chains that make sense together only (§5.1.6.4).
+// The errors are those of Push; chains before the one at fault are given back.
+func (q *Queue) PushAll(done []Used) error {
+	if q.broken != nil {
+		return q.broken
+	}
+	for _, u := range done {
+		if err := q.stage(u); err != nil {
+			q.usedIdx.Store(q.nextUsed)
+			return err
+		}
+	}
+	q.usedIdx.Store(q.nextUsed)
+	return nil
+}
+
+// stage writes an element of the used ring, which the driver sees once used.idx
+// is stored.
+func (q *Queue) stage(u Used) error {
+	if u.Head >= q.cfg.Size || !q.flies(u.Head) {
 		return ErrHead
 	}
-	q.inFlight[head/64] &^= 1 << (head % 64)
+	q.inFlight[u.Head/64] &^= 1 << (u.Head % 64)
 	q.flying--
 	e := q.usedRing[int(q.nextUsed&(q.cfg.Size-1))*usedEntry:][:usedEntry]
-	binary.LittleEndian.PutUint32(e, uint32(head))
-	binary.LittleEndian.PutUint32(e[4:], written)
+	binary.LittleEndian.PutUint32(e, uint32(u.Head))
+	binary.LittleEndian.PutUint32(e[4:], u.Written)
 	q.nextUsed++
 	q.unsignaled++
-	q.usedIdx.Store(q.nextUsed)
 	return nil
 }
 
