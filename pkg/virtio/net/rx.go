@@ -66,7 +66,7 @@ type receiveq struct {
 // guest only if it returns [Full]: call [Device.Flush] after a burst. H must ask
 // for nothing that is not in [Device.Offloads]. It never blocks on the guest,
 // allocates nothing, and any goroutine may call it, those that are in a method of
-// [Host] included.
+// [Host] included. After Full, Host.Ready may be called before Send has returned.
 func (d *Device) Send(q int, h *Header, v [][]byte) Status {
 	if q < 0 || q >= len(d.pairs) {
 		return Down
@@ -76,7 +76,7 @@ func (d *Device) Send(q int, h *Header, v [][]byte) Status {
 	r := &p.rx
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.q == nil || !r.active {
+	if r.q == nil || !r.active || d.stop.Load() {
 		return Down
 	}
 	if !d.sendable(r, h, n) {
@@ -121,7 +121,7 @@ func (p *pair) gather(need int) (buffers int, st Status, err error) {
 	if r.merge {
 		most = maxMerged
 	}
-	tries := int(r.q.Size())
+	tries := int(r.q.Size()) + 1 // all that a driver can have added before, and a look at what follows
 	for r.n < most && r.room < need {
 		if tries--; tries < 0 {
 			// A driver that keeps adding useless buffers. It gets another turn later.
@@ -158,10 +158,21 @@ func (p *pair) gather(need int) (buffers int, st Status, err error) {
 			return i + 1, Sent, nil
 		}
 	}
-	// The buffers stay for smaller frames, so that a driver that gives such
-	// buffers costs no more work the next time.
+	return 0, Down, p.discard()
+}
+
+// discard gives back the buffers at hand, which cannot hold a frame, so that a
+// driver that gives better ones later gets the frames after it. Preconditions: rx.mu.
+func (p *pair) discard() error {
+	r := &p.rx
 	p.count.noRoom.Add(1)
-	return 0, Down, nil
+	for i := range r.n {
+		r.done[i] = queue.Used{Head: r.at(i).head}
+	}
+	err := r.q.PushAll(r.done[:r.n])
+	r.n, r.room = 0, 0
+	p.interrupt()
+	return err
 }
 
 // full is the end of a Send that found no buffers. The driver must hear of the

@@ -35,12 +35,11 @@ const ( // IEEE 802.1Q: what the type of a tagged frame may be
 )
 
 const (
-	udpHeader       = 8
-	udpCsumOffset   = 6
-	tcpCsumOffset   = 16
-	maxUDPSegments  = 128 // datagrams in one frame; Linux makes no more
-	minTCPHeader    = 20
-	maxChecksumming = ethSize // where a checksum may begin at the earliest: frames have an Ethernet header
+	udpHeader      = 8
+	udpCsumOffset  = 6
+	tcpHeader      = 20 // at least
+	tcpCsumOffset  = 16
+	maxUDPSegments = 128 // datagrams in one frame; Linux makes no more
 )
 
 // sendq is the queue from the guest, the worker's own.
@@ -98,7 +97,7 @@ func (d *Device) judge(h *Header, n int) bool {
 		h.CsumStart, h.CsumOffset = 0, 0
 	} else {
 		start := int(h.CsumStart)
-		if !d.fromGuest.Has(OffloadCsum) || start < maxChecksumming || start+int(h.CsumOffset)+2 > n {
+		if !d.fromGuest.Has(OffloadCsum) || start < ethSize || start+int(h.CsumOffset)+2 > n {
 			return false
 		}
 	}
@@ -115,7 +114,7 @@ func (d *Device) judge(h *Header, n int) bool {
 		payload -= udpHeader
 		return h.CsumOffset == udpCsumOffset && payload >= 0 && payload <= maxUDPSegments*int(h.GSOSize)
 	}
-	return h.CsumOffset == tcpCsumOffset && payload >= minTCPHeader
+	return h.CsumOffset == tcpCsumOffset && payload >= tcpHeader
 }
 
 // serveTX takes what the guest sent, one ring of frames at most. It returns true

@@ -148,6 +148,41 @@ func TestPushOutOfOrderAndTwice(t *testing.T) {
 	}
 }
 
+func TestPushAll(t *testing.T) {
+	_, r, q := pair(t, 16, false)
+	var c queue.Chain
+	for range 100 {
+		var done []queue.Used
+		for i := range 3 {
+			head := r.Add(write(dataAt, 100))
+			pop(t, q, &c)
+			require.Equal(t, head, c.Head)
+			done = append(done, queue.Used{Head: head, Written: uint32(i)})
+		}
+		require.NoError(t, q.PushAll(done))
+		require.Zero(t, q.InFlight())
+		for _, d := range done {
+			u, ok := r.Reap()
+			require.True(t, ok)
+			require.Equal(t, virtiotest.Used{Head: d.Head, Len: d.Written}, u)
+		}
+		require.True(t, q.NeedInterrupt())
+	}
+	require.NoError(t, q.PushAll(nil))
+	require.False(t, q.NeedInterrupt())
+
+	head := r.Add(write(dataAt, 100))
+	pop(t, q, &c)
+	twice := []queue.Used{{Head: head}, {Head: head}}
+	require.ErrorIs(t, q.PushAll(twice), queue.ErrHead)
+	_, ok := r.Reap()
+	require.True(t, ok, "what came before was given back")
+	require.ErrorIs(t, q.PushAll(twice), queue.ErrHead)
+	_, ok = r.Reap()
+	require.False(t, ok)
+	require.ErrorIs(t, q.PushAll([]queue.Used{{Head: 16}}), queue.ErrHead)
+}
+
 func TestInterruptSuppressionByFlag(t *testing.T) {
 	_, r, q := pair(t, 8, false)
 	var c queue.Chain
