@@ -110,7 +110,7 @@ func (d *Device) sendable(r *receiveq, h *Header, n int) bool {
 			return false
 		}
 	}
-	return known && r.offloads.Has(o) && (h.GSOType == GSONone || h.GSOSize > 0)
+	return known && r.offloads.Has(o) && (h.GSOType == GSONone || h.GSOSize > 0 && h.Flags&NeedsCsum != 0)
 }
 
 // gather takes buffers for so many bytes, and returns how many that took.

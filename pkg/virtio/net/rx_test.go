@@ -1,6 +1,7 @@
 package net_test
 
 import (
+	"errors"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -233,5 +234,50 @@ func TestNoAllocations(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// TestHostile16NoLostWakeup: a host with more frames than the guest has buffers
+// goes on whenever there are some, and the guest hears of all that came.
+func TestHostile16NoLostWakeup(t *testing.T) {
+	const frames = 20_000
+	for _, f := range []virtio.Features{fMrg, fMrg | ring, ring} {
+		ready := make(chan struct{}, 1)
+		h := &testHost{onReady: func(int) {
+			select {
+			case ready <- struct{}{}:
+			default:
+			}
+		}}
+		g := attach(t, config(h))
+		g.start(f)
+		done := make(chan error, 1)
+		go func() {
+			v := [][]byte{toGuest(60)}
+			for i := 0; i < frames; {
+				switch g.dev.Send(0, &net.Header{}, v) {
+				case net.Sent:
+					if i++; i%3 == 0 {
+						g.dev.Flush(0)
+					}
+				case net.Full:
+					<-ready
+				case net.Down:
+					done <- errors.New("down")
+					return
+				}
+			}
+			g.dev.Flush(0)
+			done <- nil
+		}()
+		g.post(0, 4, 2048)
+		for range frames {
+			u, ok := g.WaitUsed(0)
+			require.True(t, ok)
+			require.EqualValues(t, 60+hdrSize, u.Len)
+			g.Rings[0].Add(virtiotest.Buf{Addr: g.in, Len: 2048, Write: true})
+			g.Kick(0)
+		}
+		require.NoError(t, <-done)
 	}
 }
