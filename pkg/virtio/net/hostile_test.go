@@ -3,6 +3,7 @@ package net_test
 import (
 	"encoding/binary"
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -326,4 +327,18 @@ func TestHostileManyPieces(t *testing.T) {
 	require.Equal(t, toGuest(500), g.Bytes(g.in+hdrSize, 500))
 	add(256, 1)
 	require.Equal(t, net.Down, g.dev.Send(0, &net.Header{}, [][]byte{toGuest(100)}), "only so many are used")
+}
+
+func TestHostile57LogIsBounded(t *testing.T) {
+	var lines atomic.Int64
+	c := config(&testHost{})
+	c.Log = func(string, ...any) { lines.Add(1) }
+	g := attach(t, c)
+	g.start(g.all())
+	for range 1000 {
+		g.send(0, net.Header{}, frame(hostMAC, hostMAC, 60))
+	}
+	require.EqualValues(t, 1000, g.dev.Counters().WrongMAC)
+	require.NotZero(t, lines.Load())
+	require.Less(t, lines.Load(), int64(20))
 }

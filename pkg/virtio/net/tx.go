@@ -40,6 +40,8 @@ const (
 	tcpHeader      = 20 // at least
 	tcpCsumOffset  = 16
 	maxUDPSegments = 128 // datagrams in one frame; Linux makes no more
+
+	batch = 32 // frames that may share one interrupt
 )
 
 // sendq is the queue from the guest, the worker's own.
@@ -127,6 +129,9 @@ func (p *pair) serveTX() (more bool, err error) {
 	t.q.DisableNotify()
 	defer p.signal(t.q, queueTX(p.index))
 	for left := int(t.q.Size()); left > 0; left-- {
+		if left%batch == 0 {
+			p.signal(t.q, queueTX(p.index)) // a driver whose ring is full can go on while we do
+		}
 		if p.dev.stop.Load() {
 			return false, nil
 		}
