@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	goruntime "runtime"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -17,10 +18,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// toldEnv names the file that says that a fakeVM was asked to end.
+const toldEnv = "TOLD"
+
 // fakeVM has a process of ours stand in for the VM of a box that was started.
 func fakeVM(t testing.TB, rt *Runtime, name string) *exec.Cmd {
 	t.Helper()
-	cmd := exec.Command("sh", "-c", "trap '' TERM; echo; while :; do sleep 1000 & wait; done") // nothing but SIGKILL ends it
+	told := filepath.Join(t.TempDir(), "told") // made when it is asked to end, which nothing but SIGKILL does
+	cmd := exec.Command("sh", "-c", "trap 'echo > "+told+"' TERM; echo; while :; do sleep 1000 & wait; done")
+	cmd.Env = []string{toldEnv + "=" + told, "PATH=" + os.Getenv("PATH")}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
@@ -36,6 +42,11 @@ func fakeVM(t testing.TB, rt *Runtime, name string) *exec.Cmd {
 		b.Record(string(EventStart), nil)
 	})
 	return cmd
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // attribute is that of the box's last event of a kind.
@@ -122,6 +133,10 @@ func TestCallerOfStopDies(t *testing.T) {
 			require.NoError(t, err)
 			require.True(t, s.LastUpdated.After(created.LastUpdated))
 			require.Equal(t, BoxState{Status: want, PID: i.PID, ContainerID: created.ContainerID, LastUpdated: i.LastUpdated}, s)
+			if at != stepKilling {
+				_, told, _ := strings.Cut(vm.Env[0], "=")
+				require.Eventually(t, func() bool { return exists(told) }, 10*time.Second, time.Millisecond, "the row was changed before the VM was told")
+			}
 			require.NoError(t, vm.Process.Kill())
 			require.Eventually(t, func() bool {
 				i, err := rt.GetInfo(ctx, "box")
