@@ -61,12 +61,11 @@ func run(ctx context.Context, image string) error {
 	if err != nil {
 		return err
 	}
-	defer rt.Close()
+	defer rt.Close() // stops the box, whatever happens
 	box, err := rt.Create(ctx, runtime.BoxOptions{Rootfs: runtime.Image(image), MemoryMiB: 512}, "")
 	if err != nil {
 		return err
 	}
-	defer box.Stop(ctx)
 	var last outcome
 	for turn := 0; ; turn++ {
 		code, done := model(turn, last)
@@ -94,7 +93,9 @@ func execute(ctx context.Context, box *runtime.LiteBox, code string) (outcome, e
 	if _, err := io.WriteString(stdin, code); err != nil {
 		return outcome{}, err
 	}
-	stdin.Close()
+	if err := stdin.Close(); err != nil {
+		return outcome{}, err
+	}
 	var stdout, stderr bytes.Buffer
 	var outputs sync.WaitGroup
 	outputs.Go(func() { keep(&stdout, ex.Stdout()) })
@@ -104,7 +105,8 @@ func execute(ctx context.Context, box *runtime.LiteBox, code string) (outcome, e
 	return outcome{stdout.String(), stderr.String(), r.ExitCode, r.TimedOut}, err
 }
 
-// keep takes the beginning of a stream and drops the rest.
+// keep takes the beginning of a stream and drops the rest. Why a stream broke is
+// for Wait to tell.
 func keep(into *bytes.Buffer, from io.Reader) {
 	io.Copy(into, io.LimitReader(from, outputLimit))
 	io.Copy(io.Discard, from)

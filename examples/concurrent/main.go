@@ -33,7 +33,7 @@ func run(ctx context.Context, image string) error {
 	if err != nil {
 		return err
 	}
-	defer rt.Close()
+	defer rt.Close() // stops the boxes that an error leaves running
 	outputs := make([]string, boxes)
 	group, ctx := errgroup.WithContext(ctx)
 	for i := range boxes {
@@ -57,7 +57,6 @@ func one(ctx context.Context, rt *runtime.Runtime, image string, i int) (string,
 	if err != nil {
 		return "", err
 	}
-	defer box.Stop(ctx)
 	script := fmt.Sprintf("ls /mark* 2>/dev/null; echo %d > /mark%d; echo box $(cat /mark*)", i, i)
 	ex, err := box.Run(ctx, runtime.Command("sh", "-c", script))
 	if err != nil {
@@ -67,6 +66,12 @@ func one(ctx context.Context, rt *runtime.Runtime, image string, i int) (string,
 	if err != nil {
 		return "", err
 	}
-	_, err = ex.Wait(ctx)
-	return strings.TrimSpace(string(out)), err
+	result, err := ex.Wait(ctx)
+	if err != nil {
+		return "", err
+	}
+	if !result.Success() {
+		return "", fmt.Errorf("box %d: the command ended with exit code %d", i, result.ExitCode)
+	}
+	return strings.TrimSpace(string(out)), box.Stop(ctx)
 }

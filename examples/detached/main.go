@@ -40,7 +40,7 @@ func run(ctx context.Context, image string) error {
 	} else if err != nil {
 		return err
 	}
-	return end(ctx, rt, box)
+	return end(ctx, box)
 }
 
 func start(ctx context.Context, rt *runtime.Runtime, image string) error {
@@ -60,7 +60,7 @@ func start(ctx context.Context, rt *runtime.Runtime, image string) error {
 	return nil
 }
 
-func end(ctx context.Context, rt *runtime.Runtime, box *runtime.LiteBox) error {
+func end(ctx context.Context, box *runtime.LiteBox) error {
 	// Its log from the beginning; following waits for what is not there yet.
 	for entry, err := range box.Logs(ctx, runtime.LogOptions{Follow: true}) {
 		if err != nil {
@@ -80,5 +80,5 @@ func end(ctx context.Context, rt *runtime.Runtime, box *runtime.LiteBox) error {
 		return err
 	}
 	fmt.Println("stopping", name)
-	return rt.Remove(ctx, name, true)
+	return box.Stop(ctx) // which removes it, as KeepOnStop is not set
 }

@@ -7,11 +7,13 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"log"
 	"os"
 	"time"
 
 	"github.com/anthropics/boxlite/pkg/runtime"
+	"golang.org/x/sync/errgroup"
 )
 
 func main() {
@@ -41,30 +43,24 @@ func run(ctx context.Context, image string) error {
 		return err
 	}
 	// Both outputs are read at once: a command that fills a stream nobody reads waits.
-	errors := make(chan string)
-	go func() {
-		defer close(errors)
-		for line := range runtime.Lines(ex.Stderr()) {
-			errors <- line
+	var complaints []string
+	var reading errgroup.Group
+	reading.Go(func() error {
+		for line, err := range runtime.Lines(ex.Stderr()) {
+			if err != nil {
+				return err
+			}
+			complaints = append(complaints, line)
 		}
-	}()
-	stdin := ex.Stdin()
-	if _, err := fmt.Fprintln(stdin, "line 1"); err != nil {
+		return nil
+	})
+	if err := talk(ex.Stdin(), ex.Stdout()); err != nil {
 		return err
 	}
-	n := 1
-	for line, err := range runtime.Lines(ex.Stdout()) {
-		if err != nil {
-			return err
-		}
-		fmt.Println(line)
-		if n++; n <= 3 {
-			fmt.Fprintln(stdin, "line", n)
-		} else {
-			stdin.Close() // end of file: the loop in the box ends
-		}
+	if err := reading.Wait(); err != nil {
+		return err
 	}
-	for line := range errors {
+	for _, line := range complaints {
 		fmt.Println("stderr:", line)
 	}
 	result, err := ex.Wait(ctx)
@@ -73,4 +69,28 @@ func run(ctx context.Context, image string) error {
 	}
 	fmt.Println("exit code", result.ExitCode)
 	return box.Stop(ctx)
+}
+
+// talk sends a line, waits for the answer, and sends the next.
+func talk(stdin io.WriteCloser, stdout io.Reader) error {
+	if _, err := fmt.Fprintln(stdin, "line 1"); err != nil {
+		return err
+	}
+	next := 2
+	for answer, err := range runtime.Lines(stdout) {
+		if err != nil {
+			return err
+		}
+		fmt.Println(answer)
+		if next <= 3 {
+			_, err = fmt.Fprintln(stdin, "line", next)
+		} else {
+			err = stdin.Close() // end of file: the loop in the box ends
+		}
+		if err != nil {
+			return err
+		}
+		next++
+	}
+	return nil
 }

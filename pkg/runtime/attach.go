@@ -186,6 +186,8 @@ func (b *LiteBox) Wait(ctx context.Context) (ExecResult, error) {
 		code = main.ExitCode()
 	} else if row, err = b.rt.find(ctx, string(b.id)); err == nil && row.ExitCode != nil {
 		code = *row.ExitCode // of a run before the last, which was without the command
+	} else if why := b.rt.killedFor(ctx, string(b.id)); why != "" {
+		return ExecResult{}, fail(ErrEngine, "box %s: how its command ended is not known: %s", b, why)
 	} else {
 		return ExecResult{}, fail(ErrEngine, "box %s: how its command ended is not known: its VM was killed, or failed", b)
 	}

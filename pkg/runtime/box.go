@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -84,11 +83,6 @@ func (p *vmProcess) watch() {
 	b.mu.Unlock()
 	b.dropLink()
 	r.flushEvents() // what executions did was before this
-	r.mu.Lock()
-	if r.procs[b.id] == p {
-		delete(r.procs, b.id)
-	}
-	r.mu.Unlock()
 	var err error
 	if b.opts.KeepOnStop {
 		_, err = r.stopped(ctx, string(b.id), p.PID, p.Start, p.Report())
@@ -98,6 +92,12 @@ func (p *vmProcess) watch() {
 	if err != nil && !errors.Is(err, state.ErrNotFound) && !r.isClosed() { // whoever looks next finds out by itself
 		r.opts.Log.Warn("record the end of a box", "box", b.id, "error", err)
 	}
+	// Only now: whoever finds it there waits until its end is recorded.
+	r.mu.Lock()
+	if r.procs[b.id] == p {
+		delete(r.procs, b.id)
+	}
+	r.mu.Unlock()
 }
 
 // Stop shuts the guest down: the main command gets the image's stop signal, and
@@ -114,17 +114,58 @@ func (b *LiteBox) StopWith(ctx context.Context, grace time.Duration) error {
 	}
 	b.times.note(PhaseStop)
 	defer b.times.note(PhaseStopped)
-	return b.end(ctx, false, func(row *state.Box) error {
-		return vmm.Stop(ctx, b.dir(), row.PID, row.PIDStart, grace, shutdownSlack)
+	return b.end(ctx, func(row *state.Box) error {
+		if grace == 0 {
+			if err := b.killed(ctx, row); err != nil {
+				return err
+			}
+		}
+		return vmm.Stop(ctx, b.dir(), row.PID, row.PIDStart, grace, shutdownSlack, func() { b.stopping(ctx, row) })
 	})
 }
 
-func (b *LiteBox) kill(ctx context.Context) error {
-	return b.end(ctx, true, func(row *state.Box) error { return vmm.Kill(ctx, row.PID, row.PIDStart) })
+// kill ends the box's VM at once. why is for whoever finds it gone.
+func (b *LiteBox) kill(ctx context.Context, why string) error {
+	return b.end(ctx, func(row *state.Box) error {
+		if err := b.killing(ctx, row, why); err != nil {
+			return err
+		}
+		b.rt.reach(stepKilling)
+		return vmm.Kill(ctx, row.PID, row.PIDStart)
+	})
 }
 
-// end makes a box's VM end by stop, which kills it or not.
-func (b *LiteBox) end(ctx context.Context, kill bool, stop func(*state.Box) error) error {
+// stopping records that the VM which row names was asked to end. That comes after it
+// was: a caller that dies before leaves a box that runs, and says so.
+func (b *LiteBox) stopping(ctx context.Context, row *state.Box) {
+	b.rt.reach(stepAsked)
+	err := b.changeActive(ctx, row, func(r *state.Box) { r.Status = string(StatusStopping) })
+	if err != nil { // the box stops all the same
+		b.rt.opts.Log.Warn("record the stop of a box", "box", b.id, "error", err)
+	}
+	b.rt.reach(stepStopping)
+}
+
+// changeActive changes the box's row, as long as it is about the VM that row names.
+func (b *LiteBox) changeActive(ctx context.Context, row *state.Box, change func(*state.Box)) error {
+	db, err := b.rt.state(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = db.Update(ctx, string(b.id), func(r *state.Box) error {
+		if r.PID == row.PID && r.PIDStart == row.PIDStart && BoxStatus(r.Status).IsActive() {
+			change(r)
+		}
+		return nil
+	})
+	if errors.Is(err, state.ErrNotFound) {
+		return nil
+	}
+	return wrap(ErrDatabase, err, "stop box %s", b)
+}
+
+// end makes a box's VM end by stop.
+func (b *LiteBox) end(ctx context.Context, stop func(*state.Box) error) error {
 	row, err := b.row(ctx)
 	if errors.Is(err, ErrNotFound) {
 		return nil // it was removed when it stopped
@@ -144,26 +185,11 @@ func (b *LiteBox) end(ctx context.Context, kill bool, stop func(*state.Box) erro
 		}
 		return nil
 	}
-	db, err := b.rt.state(ctx)
-	if err != nil {
-		return err
-	}
 	b.rt.flushEvents() // what executions did was before this
-	if _, err := db.Update(ctx, string(b.id), func(r *state.Box) error {
-		if r.PID != row.PID || !BoxStatus(r.Status).IsActive() {
-			return nil
-		}
-		r.Status = string(StatusStopping)
-		if kill {
-			r.Record(string(EventKill), map[string]string{"signal": strconv.Itoa(sigKill)})
-		}
-		return nil
-	}); err != nil && !errors.Is(err, state.ErrNotFound) {
-		return wrap(ErrDatabase, err, "stop box %s", b.id)
-	}
 	if err := stop(row); err != nil {
-		return wrap(ErrEngine, err, "stop box %s", b.id)
+		return wrap(ErrEngine, err, "stop box %s", b)
 	}
+	b.rt.reach(stepEnded)
 	return b.settle(ctx, row)
 }
 

@@ -48,6 +48,7 @@ func (r *Runtime) Create(ctx context.Context, opts BoxOptions, name string) (*Li
 		row.PID, row.PIDStart, row.BootID = os.Getpid(), vmm.StartTime(os.Getpid()), state.BootID()
 	}
 	row.Record(string(EventCreate), map[string]string{"image": row.Image})
+	r.reach(stepInsert)
 	if err := db.Insert(ctx, row); errors.Is(err, state.ErrExists) {
 		return nil, wrap(ErrAlreadyExists, err, "create box %q: choose another name or remove that box", name)
 	} else if err != nil {
@@ -56,6 +57,7 @@ func (r *Runtime) Create(ctx context.Context, opts BoxOptions, name string) (*Li
 	b := newLiteBox(r, BoxID(row.ID), name)
 	b.opts = opts
 	b.times.note(PhaseCreated)
+	r.reach(stepCreated)
 	return b, nil
 }
 
@@ -128,7 +130,7 @@ func (r *Runtime) Remove(ctx context.Context, key string, force bool) error {
 		if !force {
 			return fail(ErrInvalidState, "box %s is %s: stop it first, or force the removal", key, row.Status)
 		}
-		if err := b.kill(ctx); err != nil {
+		if err := b.kill(ctx, killedRemoved); err != nil {
 			return err
 		}
 	}
@@ -153,6 +155,7 @@ func (r *Runtime) discard(ctx context.Context, id string) error {
 	if err := os.RemoveAll(r.boxDir(BoxID(id))); err != nil {
 		return wrap(ErrStorage, err, "remove box %s", id)
 	}
+	r.reach(stepEmptied)
 	db, err := r.state(ctx)
 	if err != nil {
 		return err
@@ -160,6 +163,7 @@ func (r *Runtime) discard(ctx context.Context, id string) error {
 	if err := db.Delete(ctx, id, string(EventDestroy)); err != nil {
 		return wrap(ErrDatabase, err, "remove box %s", id)
 	}
+	r.reach(stepDeleted)
 	r.releaseImages(ctx)
 	return nil
 }

@@ -261,6 +261,11 @@ func TestGuestCopyStopped(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, StatusRunning, i.Status)
 	require.NoError(t, release())
+	i, err = box.Info(ctx)
+	require.NoError(t, err)
+	require.Equal(t, StatusConfigured, i.Status, "it was never started")
+	require.Zero(t, i.StartedAt)
+	require.Zero(t, i.FinishedAt)
 
 	r, st, err := box.CopyFrom(ctx, "/f", CopyOptions{})
 	require.NoError(t, err)
@@ -270,7 +275,7 @@ func TestGuestCopyStopped(t *testing.T) {
 	require.NoError(t, r.Close())
 	i, err = box.Info(ctx)
 	require.NoError(t, err)
-	require.Equal(t, StatusStopped, i.Status)
+	require.Equal(t, StatusConfigured, i.Status)
 
 	// Several at once: who has booted the box ends it when all are done.
 	var all sync.WaitGroup
@@ -285,13 +290,25 @@ func TestGuestCopyStopped(t *testing.T) {
 	all.Wait()
 	i, err = box.Info(ctx)
 	require.NoError(t, err)
-	require.Equal(t, StatusStopped, i.Status)
+	require.Equal(t, StatusConfigured, i.Status)
 	r, _, err = box.CopyFrom(ctx, "/many2", CopyOptions{})
 	require.NoError(t, err)
 	n, err := io.Copy(io.Discard, r)
 	require.NoError(t, err)
 	require.Greater(t, n, int64(4<<20))
 	require.NoError(t, r.Close())
+
+	require.NoError(t, box.Start(ctx))
+	require.NoError(t, box.Stop(ctx))
+	started, err := box.Info(ctx)
+	require.NoError(t, err)
+	require.Equal(t, StatusStopped, started.Status)
+	_, err = box.StatPath(ctx, "/f")
+	require.NoError(t, err)
+	i, err = box.Info(ctx)
+	require.NoError(t, err)
+	require.Equal(t, StatusStopped, i.Status)
+	require.Equal(t, started.StartedAt, i.StartedAt)
 
 	ephemeral, err := rt.Create(ctx, smallBox(t), "copyephemeral")
 	require.NoError(t, err)

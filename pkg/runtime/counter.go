@@ -10,8 +10,8 @@ import (
 )
 
 // counter collects what this process counts, and writes it to the state a moment
-// later, so that no command waits for that. A process that is killed loses what
-// it counted in that moment.
+// later, so that no command waits for that: with the next events of executions, or
+// after countDelay. A process that is killed loses what it counted in that moment.
 type counter struct {
 	rt *Runtime
 
@@ -22,7 +22,7 @@ type counter struct {
 }
 
 // countDelay is how long counts may wait to be written.
-const countDelay = time.Second
+const countDelay = 100 * time.Millisecond
 
 func (c *counter) add(id BoxID, name string, n int64) {
 	c.mu.Lock()

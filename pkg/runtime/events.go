@@ -16,8 +16,8 @@ type EventKind string
 const (
 	EventCreate    EventKind = "create"     // image
 	EventStart     EventKind = "start"      // image; the VM process runs, its guest boots
-	EventKill      EventKind = "kill"       // signal: a number was sent to the main command; 9 also when the VM was killed
-	EventDie       EventKind = "die"        // the VM is gone. exitCode of the main command, where it is known; reason, where it was nobody's wish
+	EventKill      EventKind = "kill"       // signal: a number was sent to the main command. 9 also when everything in the box is killed; reason, where that took the VM
+	EventDie       EventKind = "die"        // the VM is gone. exitCode of the main command, where it is known; reason, unless it was an orderly one
 	EventStop      EventKind = "stop"       // the end that die tells of was asked for by Stop
 	EventRename    EventKind = "rename"     // oldName
 	EventDestroy   EventKind = "destroy"    // removed
@@ -63,7 +63,8 @@ const (
 // when the runtime is closed.
 //
 // What changes a box's status is recorded together with that change. Events of
-// executions are recorded within a tenth of a second, and by Close.
+// executions are recorded within 5 milliseconds, and by Close: a caller that is
+// killed takes those of its last moment along.
 func (r *Runtime) Events(ctx context.Context, opts EventOptions) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		if err := r.eachEvent(ctx, opts, func(e Event) bool { return yield(e, nil) }); err != nil {

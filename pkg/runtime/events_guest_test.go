@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"testing"
 	"time"
@@ -70,7 +71,7 @@ func TestGuestEvents(t *testing.T) {
 	}
 	require.Len(t, reasons, 3)
 	require.Equal(t, []string{"", ""}, reasons[:2], "somebody wanted these")
-	require.Contains(t, reasons[2], "killed")
+	require.Equal(t, killedRemoved, reasons[2])
 
 	// All of it, in one list, in order of time within a box.
 	var times []time.Time
@@ -79,4 +80,45 @@ func TestGuestEvents(t *testing.T) {
 		times = append(times, e.Time)
 	}
 	require.True(t, slices.IsSortedFunc(times, time.Time.Compare), times)
+}
+
+// TestGuestEndIsTold looks at ends that somebody else than their starter sees first,
+// or brings about.
+func TestGuestEndIsTold(t *testing.T) {
+	rt := newGuestRuntime(t)
+	ctx := testContext(t)
+
+	// The box is gone with its end, and whoever started it has gone before.
+	starter, err := New(Options{HomeDir: rt.HomeDir()})
+	require.NoError(t, err)
+	defer starter.Close()
+	opts := smallBox(t)
+	opts.Detach = true
+	opts.Main = &MainCommand{Args: []string{"sh", "-c", "until test -e /go; do sleep 0.1; done; exit 7"}}
+	box, err := starter.Create(ctx, opts, "")
+	require.NoError(t, err)
+	require.NoError(t, box.Start(ctx))
+	require.NoError(t, starter.Close())
+	same, err := rt.Get(ctx, string(box.ID()))
+	require.NoError(t, err)
+	output(t, same, sh("touch /go"))
+	require.Eventually(t, func() bool {
+		_, err := rt.Get(ctx, string(box.ID()))
+		return errors.Is(err, ErrNotFound)
+	}, testTimeout, 10*time.Millisecond)
+	require.Equal(t, "7", attribute(t, rt, string(box.ID()), EventDie, "exitCode"))
+
+	// A removal by force, as those see it who wait for a command.
+	kept, err := rt.Create(ctx, smallBox(t), "")
+	require.NoError(t, err)
+	mine, err := kept.Run(ctx, Command("sleep", "1000"))
+	require.NoError(t, err)
+	other, err := New(Options{HomeDir: rt.HomeDir()})
+	require.NoError(t, err)
+	defer other.Close()
+	require.NoError(t, other.Remove(ctx, string(kept.ID()), true))
+	_, err = mine.Wait(ctx)
+	require.ErrorIs(t, err, ErrEngine)
+	require.ErrorContains(t, err, "removed by force")
+	require.Equal(t, killedRemoved, attribute(t, rt, string(kept.ID()), EventDie, "reason"))
 }

@@ -71,6 +71,7 @@ func (b *LiteBox) Run(ctx context.Context, cmd BoxCommand) (*Execution, error) {
 		return nil, b.runError(cmd.args[0], err)
 	}
 	b.times.noteFirst(PhaseStarted)
+	b.rt.reach(stepExecuting)
 	return newExecution(b, p, cmd), nil
 }
 
@@ -121,6 +122,9 @@ func (b *LiteBox) runError(name string, err error) error {
 func (b *LiteBox) lost(err error, op string) error {
 	if !errors.Is(err, guest.ErrClosed) {
 		return wrap(ErrRPC, err, "%s", op)
+	}
+	if why := b.rt.killedFor(context.Background(), string(b.id)); why != "" {
+		return &Error{Kind: ErrEngine, Op: op, Err: fmt.Errorf("%s: %w", why, err)}
 	}
 	if r := b.lastReport(); r != nil {
 		return &Error{Kind: ErrEngine, Op: op, Err: fmt.Errorf("%s: %w", r, err)}

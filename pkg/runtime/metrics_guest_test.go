@@ -95,7 +95,7 @@ func TestGuestMetrics(t *testing.T) {
 	require.Error(t, bad.Start(ctx))
 	require.NoError(t, rt.Remove(ctx, string(bad.ID()), true))
 	require.NoError(t, rt.Remove(ctx, string(box.ID()), true))
-	now, err = rt.Metrics(ctx) // writes what other runtimes see a second later at most
+	now, err = rt.Metrics(ctx) // writes what other runtimes see a moment later
 	require.NoError(t, err)
 	require.Equal(t, RuntimeMetrics{
 		BoxesCreatedTotal: before.BoxesCreatedTotal + 2, BoxesFailedTotal: before.BoxesFailedTotal + 1, NumRunningBoxes: 0,

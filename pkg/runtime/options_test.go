@@ -71,6 +71,25 @@ func TestHomeDir(t *testing.T) {
 	require.NoError(t, rt.Close())
 }
 
+// TestImageRegistries looks where a box's image without a registry is asked for, and
+// in which order.
+func TestImageRegistries(t *testing.T) {
+	first, second := newLoopback(t), newLoopback(t)
+	pushImage(t, nil, second, "team/tool", "text")
+	rt, err := New(Options{HomeDir: t.TempDir(), ImageRegistries: []string{first.host + "/team", second.host + "/team"}})
+	require.NoError(t, err)
+	defer rt.Close()
+	box := createBox(t, rt, "tool", "")
+	require.NoError(t, box.Pull(t.Context()))
+	none := createBox(t, rt, "none", "")
+	err = none.Pull(t.Context())
+	require.ErrorIs(t, err, ErrImage)
+	text := err.Error()
+	require.Contains(t, text, first.host)
+	require.Contains(t, text, second.host)
+	require.Less(t, strings.Index(text, first.host), strings.Index(text, second.host))
+}
+
 // TestCreateIsLazy makes a box without an image, a kernel or a hypervisor, and looks
 // at all that is known of it.
 func TestCreateIsLazy(t *testing.T) {

@@ -76,7 +76,7 @@ func (r *Runtime) discardOf(ctx context.Context, id string, pid int, start uint6
 	if err != nil {
 		return err
 	}
-	end := r.ending(id, rep) // while its folder is there
+	end := r.ending(ctx, id, rep) // while its folder is there
 	_, err = db.Update(ctx, id, func(row *state.Box) error {
 		if row.PID != pid || row.PIDStart != start {
 			return errChanged
@@ -94,6 +94,7 @@ func (r *Runtime) discardOf(ctx context.Context, id string, pid int, start uint6
 	} else if err != nil {
 		return wrap(ErrDatabase, err, "remove box %s", id)
 	}
+	r.reach(stepTaken)
 	return r.discard(ctx, id)
 }
 
@@ -104,13 +105,16 @@ func (r *Runtime) stopped(ctx context.Context, id string, pid int, start uint64,
 	if err != nil {
 		return nil, err
 	}
-	end := r.ending(id, rep)
+	end := r.ending(ctx, id, rep)
 	return db.Update(ctx, id, func(row *state.Box) error {
 		if row.PID != pid || row.PIDStart != start {
 			return nil
 		}
 		end.record(row)
 		row.Status, row.Reason, row.PID, row.PIDStart = string(StatusStopped), end.reason, 0, 0
+		if row.StartedAt.IsZero() { // it ran for its files only
+			row.Status = string(StatusConfigured)
+		}
 		if !row.StartedAt.IsZero() && row.FinishedAt.IsZero() {
 			row.FinishedAt = end.at
 		}
@@ -132,16 +136,18 @@ type ending struct {
 
 // ending finds out how the VM of a box ended, which it has: from the report in its
 // folder, or else from the one that its parent got.
-func (r *Runtime) ending(id string, parents *vmm.Report) ending {
+func (r *Runtime) ending(ctx context.Context, id string, parents *vmm.Report) ending {
 	end := ending{at: time.Now()}
 	rep, err := vmm.ReadReport(r.boxDir(BoxID(id)))
 	if err != nil && parents != nil && parents.Cause != vmm.CauseVMMDeath {
 		rep, err = parents, nil
 	}
 	if err != nil {
-		_, serr := os.Stat(r.boxDir(BoxID(id)))
-		end.noDir = errors.Is(serr, os.ErrNotExist)
-		end.reason = "the VM process ended without a report (killed, or the host went down)"
+		if end.reason = r.killedFor(ctx, id); end.reason == "" {
+			_, serr := os.Stat(r.boxDir(BoxID(id)))
+			end.noDir = errors.Is(serr, os.ErrNotExist)
+			end.reason = "the VM process ended without a report (killed, or the host went down)"
+		}
 		return end
 	}
 	if !rep.Clean() {
@@ -164,7 +170,7 @@ func (r *Runtime) ending(id string, parents *vmm.Report) ending {
 // record adds the events of an end to the box's row.
 func (end ending) record(row *state.Box) {
 	if row.Ephemeral && end.noDir {
-		// The VM process removed it, as it does when all has ended well.
+		// The VM process removed it, as it does when nobody is there to ask.
 		end.reason, end.asked = "", row.Status == string(StatusStopping)
 	}
 	about := make(map[string]string)

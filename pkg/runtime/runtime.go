@@ -40,6 +40,7 @@ type Runtime struct {
 	links   map[BoxID]*guestLink // to the guests of boxes, whoever started them
 
 	pending eventQueue
+	reached func(step) // told of each step, by tests that crash there; nil otherwise
 }
 
 // New opens a home directory, creating it if need be.
@@ -98,7 +99,6 @@ func (r *Runtime) Shutdown(ctx context.Context) error {
 	for _, p := range detached {
 		p.forget()
 	}
-	r.counter.flush(context.WithoutCancel(ctx))
 	r.flushEvents()
 	r.mu.Lock()
 	links := r.links
@@ -120,7 +120,7 @@ func (r *Runtime) Shutdown(ctx context.Context) error {
 func (p *vmProcess) shutdown(ctx context.Context) error {
 	err := p.box.Stop(ctx)
 	if err != nil && ctx.Err() != nil {
-		return p.box.kill(context.WithoutCancel(ctx))
+		return p.box.kill(context.WithoutCancel(ctx), killedShutdown)
 	}
 	return err
 }

@@ -3,6 +3,7 @@ package runtime
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"time"
@@ -85,6 +86,7 @@ func (b *LiteBox) bringUp(ctx context.Context, mode bootMode) (booted bool, err 
 		return false, fail(ErrInvalidState, "box %s is %s and cannot be started now", b, s)
 	}
 	b.times.note(PhaseStarting)
+	b.rt.reach(stepLocked)
 	p, err := b.boot(ctx, mode)
 	if err != nil {
 		return false, err
@@ -97,6 +99,7 @@ func (b *LiteBox) bringUp(ctx context.Context, mode bootMode) (booted bool, err 
 	if err != nil {
 		return false, b.bootFailed(p, err)
 	}
+	b.rt.reach(stepReady)
 	b.times.noteBoot(events)
 	b.keepTimings(ctx)
 	if b.opts.Main != nil && mode == bootMain {
@@ -166,6 +169,7 @@ func (b *LiteBox) boot(ctx context.Context, mode bootMode) (*vmProcess, error) {
 		return nil, err
 	}
 	b.times.note(PhaseImage)
+	b.rt.reach(stepFiles)
 	b.times.booted()
 	db, err := b.rt.state(ctx)
 	if err != nil {
@@ -176,6 +180,7 @@ func (b *LiteBox) boot(ctx context.Context, mode bootMode) (*vmProcess, error) {
 		return nil, wrap(ErrEngine, err, "start box %s", b)
 	}
 	b.times.note(PhaseSpawned)
+	b.rt.reach(stepSpawned)
 	p := &vmProcess{Process: proc, box: b, detached: b.opts.Detach, settled: make(chan struct{})}
 	b.rt.mu.Lock()
 	b.rt.procs[b.id] = p
@@ -195,6 +200,7 @@ func (b *LiteBox) boot(ctx context.Context, mode bootMode) (*vmProcess, error) {
 		return nil
 	})
 	go p.watch()
+	b.rt.reach(stepStarted)
 	if err != nil {
 		return nil, b.bootFailed(p, wrap(ErrDatabase, err, "record the start of box %s", b))
 	}
@@ -211,6 +217,9 @@ func (b *LiteBox) bootFailed(p *vmProcess, err error) error {
 	select {
 	case <-p.settled:
 	case <-ctx.Done():
+	}
+	if why := b.rt.killedFor(ctx, string(b.id)); why != "" {
+		return &Error{Kind: ErrEngine, Op: fmt.Sprintf("start box %s", b), Err: fmt.Errorf("%s: %w", why, err)}
 	}
 	if rerr := b.refused(err); rerr != nil {
 		return rerr

@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/anthropics/boxlite/pkg/runtime/internal/state"
 	"github.com/anthropics/boxlite/pkg/runtime/internal/vmm"
@@ -52,7 +53,7 @@ func TestHostReboot(t *testing.T) {
 		_, err := rt.Create(ctx, BoxOptions{KeepOnStop: true}, c.name)
 		require.NoError(t, err)
 		edit(t, rt, c.name, func(b *state.Box) {
-			b.Status, b.PID, b.PIDStart, b.BootID = string(c.status), c.pid, vmm.StartTime(pid), c.boot
+			b.Status, b.PID, b.PIDStart, b.BootID, b.StartedAt = string(c.status), c.pid, vmm.StartTime(pid), c.boot, time.Now()
 		})
 		info, err := rt.GetInfo(ctx, c.name)
 		require.NoError(t, err)

@@ -101,9 +101,10 @@ type EventFilter struct {
 	Since, Until time.Time // inclusive
 	Box          string    // id, prefix of one of at least 4 characters, or the name that the box had
 	Kinds        []string
+	Newest       bool // begin with the newest
 }
 
-// Events returns up to limit events in the order of Seq.
+// Events returns up to limit events in the order of Seq, or against it.
 func (s *DB) Events(ctx context.Context, f EventFilter, limit int) ([]Event, error) {
 	where, args := []string{"seq > ?"}, []any{f.After}
 	and := func(condition string, values ...any) {
@@ -126,8 +127,12 @@ func (s *DB) Events(ctx context.Context, f EventFilter, limit int) ([]Event, err
 	if len(f.Kinds) > 0 {
 		and("kind IN (?"+strings.Repeat(",?", len(f.Kinds)-1)+")", anys(f.Kinds)...)
 	}
+	order := "ASC"
+	if f.Newest {
+		order = "DESC"
+	}
 	rows, err := s.db.QueryContext(ctx, "SELECT seq, time, kind, box, name, attributes FROM events WHERE "+
-		strings.Join(where, " AND ")+" ORDER BY seq LIMIT ?", append(args, limit)...)
+		strings.Join(where, " AND ")+" ORDER BY seq "+order+" LIMIT ?", append(args, limit)...)
 	if err != nil {
 		return nil, fmt.Errorf("state: read events: %w", s.explain(err))
 	}

@@ -54,6 +54,7 @@ func TestEventsGoWithTheirChange(t *testing.T) {
 		"create a,rename c":                    {Box: strings.ToLower(a.ID)},
 		"create b,destroy b":                   {Box: b.ID},
 		"rename c":                             {Box: "c"},
+		"destroy b,create b":                   {Box: b.ID, Newest: true},
 		"create a":                             {Until: all[0].Time, Box: "a"},
 		"destroy b":                            {Since: all[3].Time, Kinds: []string{"destroy"}},
 		"":                                     {Box: "no such"},

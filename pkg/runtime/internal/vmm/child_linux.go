@@ -261,7 +261,7 @@ func (c *child) cleanUp(r *Report) {
 			c.log.Warn("close the log of the command", "error", err)
 		}
 	}
-	if c.cfg.Ephemeral {
+	if c.cfg.Ephemeral && !c.missed() {
 		if err := os.RemoveAll(c.cfg.Dir); err != nil {
 			c.log.Warn("remove the box's folder", "error", err)
 		}
@@ -270,6 +270,34 @@ func (c *child) cleanUp(r *Report) {
 	if err := writeReport(c.cfg.Dir, r); err != nil {
 		c.log.Warn("write the report", "error", err)
 	}
+	if c.cfg.Ephemeral {
+		if err := removeAllBut(c.cfg.Dir, reportName); err != nil {
+			c.log.Warn("empty the box's folder", "error", err)
+		}
+	}
+}
+
+// missed reports whether somebody may ask how the box ended: whoever started it and
+// is there, or whoever looks for a box that was left to itself.
+func (c *child) missed() bool {
+	select {
+	case <-c.parent.gone:
+		return c.detached()
+	default:
+		return true
+	}
+}
+
+// removeAllBut empties a folder, but for the file with this name.
+func removeAllBut(dir, keep string) error {
+	entries, err := os.ReadDir(dir)
+	errs := []error{err}
+	for _, e := range entries {
+		if e.Name() != keep {
+			errs = append(errs, os.RemoveAll(filepath.Join(dir, e.Name())))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // parentLink is the socket pair to the process that started this one.

@@ -33,7 +33,7 @@ type Config struct {
 	Main      *Main // the box's own command; nil for none
 
 	Detach    bool          // outlive the parent
-	Ephemeral bool          // remove Dir at the end
+	Ephemeral bool          // at the end remove Dir, or all of it but the report where somebody may ask for that
 	Stall     time.Duration // give a boot up after so long without a sign of life
 	Grace     time.Duration // for the guest's processes between SIGTERM and SIGKILL
 }

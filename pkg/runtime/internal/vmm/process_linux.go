@@ -229,16 +229,20 @@ func (p *Process) Report() *Report {
 }
 
 // Stop ends a box's VMM process, ours or not, in order: the guest's processes
-// get grace, and the VM slack beyond that. What is left then is killed. It returns
-// when the process is gone, or ctx is done.
-func Stop(ctx context.Context, dir string, pid int, start uint64, grace, slack time.Duration) error {
+// get grace, and the VM slack beyond that. What is left then is killed. It calls
+// begun when the process knows that it is to end, and returns when it is gone, or
+// ctx is done.
+func Stop(ctx context.Context, dir string, pid int, start uint64, grace, slack time.Duration, begun func()) error {
 	return end(ctx, pid, start, func(fd int) error {
 		asking, cancel := context.WithTimeout(ctx, answerLimit)
 		defer cancel()
-		if AskStop(asking, dir, grace) == nil {
-			return nil
+		if AskStop(asking, dir, grace) != nil {
+			if err := unix.PidfdSendSignal(fd, unix.SIGTERM, nil, 0); err != nil { // the socket may not be there yet
+				return err
+			}
 		}
-		return unix.PidfdSendSignal(fd, unix.SIGTERM, nil, 0) // the socket may not be there yet
+		begun()
+		return nil
 	}, grace+slack)
 }
 

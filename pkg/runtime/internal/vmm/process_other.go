@@ -44,7 +44,7 @@ func (p *Process) Done() <-chan struct{} { return nil }
 func (p *Process) Report() *Report { return nil }
 
 // Stop ends a VMM process in order.
-func Stop(context.Context, string, int, uint64, time.Duration, time.Duration) error {
+func Stop(context.Context, string, int, uint64, time.Duration, time.Duration, func()) error {
 	return unsupported()
 }
 
