@@ -30,6 +30,9 @@ func explainUsage(c *cobra.Command) {
 func explainFlag(c *cobra.Command, err error) error {
 	var value *pflag.InvalidValueError
 	var number *strconv.NumError
+	if errors.As(err, &value) && value.GetFlag().Value.Type() == "size" {
+		return fmt.Errorf("%s--%s %q: want %w: see %s --help", prefix(c), value.GetFlag().Name, value.GetValue(), value.Unwrap(), c.CommandPath())
+	}
 	if errors.As(err, &value) && errors.As(err, &number) {
 		return fmt.Errorf("%s--%s %q: want %s: see %s --help", prefix(c), value.GetFlag().Name, value.GetValue(), kindOf(value.GetFlag().Value.Type(), number.Err), c.CommandPath())
 	}

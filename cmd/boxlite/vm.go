@@ -45,7 +45,7 @@ three times. Other distributions' kernels boot too.`,
 	f.StringVar(&o.cmdline, "cmdline", "console=ttyS0 reboot=t panic=-1", "kernel command line")
 	f.StringArrayVar(&o.disks, "disk", nil, "raw disk image, \":ro\" at the end for read-only (/dev/vda, /dev/vdb, ...)")
 	f.IntVar(&o.cpus, "cpus", 1, "number of CPUs")
-	f.IntVar(&o.memory, "memory", 256, "memory in MiB")
+	f.VarP(newSizeFlag(&o.memory, 'm', 256), "memory", "m", "memory, as 512m or 1.5g; a plain number is MiB")
 	f.BoolVar(&o.stats, "stats", false, "print exit and device counters to standard error at the end")
 	c.MarkFlagRequired("kernel")
 	return c
