@@ -40,7 +40,7 @@ names of boxes and images. Have the shell read it when it starts.`,
 			}
 			return errors.New("completion: name one shell: bash, zsh, fish or powershell")
 		},
-		RunE: func(c *cobra.Command, args []string) error { return shells[args[0]](c.Root(), os.Stdout) },
+		RunE: func(c *cobra.Command, args []string) error { return shells[args[0]](c.Root(), &stdout) },
 	}
 }
 

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -52,12 +51,15 @@ pass one of those of each kind, except labels, of which it must have all.`,
 				boxes = choose(boxes, want, all || last >= 0 || want.status != nil, last)
 				if quiet {
 					for _, b := range boxes {
-						fmt.Println(b.ID)
+						say(b.ID)
 					}
 					return nil
 				}
+				for i := range boxes {
+					boxes[i] = asShell(boxes[i])
+				}
 				now := time.Now()
-				return list(os.Stdout, f, boxes, []string{"ID", "NAME", "IMAGE", "COMMAND", "STATUS", "CREATED"}, func(b runtime.BoxInfo) []string {
+				return list(&stdout, f, boxes, []string{"ID", "NAME", "IMAGE", "COMMAND", "STATUS", "CREATED"}, func(b runtime.BoxInfo) []string {
 					id, command := string(b.ID), commandText(b.Command, whole)
 					if short > 0 {
 						id = id[:min(short, len(id))]
@@ -67,7 +69,7 @@ pass one of those of each kind, except labels, of which it must have all.`,
 			})
 		},
 	}
-	f.add(c)
+	addFormat[runtime.BoxInfo](c, &f)
 	fl := c.Flags()
 	fl.BoolVarP(&all, "all", "a", false, "list boxes that do not run, too")
 	fl.BoolVarP(&quiet, "quiet", "q", false, "ids only")

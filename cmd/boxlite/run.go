@@ -96,7 +96,7 @@ func run(ctx context.Context, g *globalOptions, o *runOptions, opts runtime.BoxO
 		}
 		ran = true
 		done()
-		fmt.Println(box.ID())
+		say(box.ID())
 		return nil
 	}
 	rows, cols := 0, 0

@@ -52,11 +52,11 @@ from and wrote to its disks. A box that does not answer shows "--".
 			}
 			switch {
 			case f == "prometheus":
-				return s.prometheus(ctx, os.Stdout)
+				return s.prometheus(ctx, &stdout)
 			case once:
-				return s.once(ctx, os.Stdout, f)
+				return s.once(ctx, &stdout, f)
 			}
-			if err = s.stream(ctx, os.Stdout, f, isTerminal(os.Stdout)); ctx.Err() != nil {
+			if err = s.stream(ctx, &stdout, f, isTerminal(os.Stdout)); ctx.Err() != nil {
 				return nil // how this command is meant to end
 			}
 			return err
@@ -66,6 +66,7 @@ from and wrote to its disks. A box that does not answer shows "--".
 	_ = c.RegisterFlagCompletionFunc("format", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		return []string{"table", "json", "prometheus"}, cobra.ShellCompDirectiveNoFileComp
 	})
+	checkFormat[boxStats](c, &f, "prometheus")
 	c.Flags().BoolVar(&once, "no-stream", false, "show figures of one second, and end")
 	return c
 }
