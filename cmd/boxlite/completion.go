@@ -98,6 +98,7 @@ var completers = map[string]completer{
 	"pull":          {files: true},
 	"rmi":           {many: true},
 	"run":           {files: true},
+	"save":          {many: true},
 }
 
 // completeArguments gives a command, and those below it, their completion.

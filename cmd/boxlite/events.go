@@ -61,11 +61,11 @@ has to pass one of those of each kind.`,
 			})
 		},
 	}
-	addFormat[*runtime.Event](c, &f)
+	addFormat[*runtime.Event](c, &f, "", "{{.Kind}} {{.Name}}")
 	fl := c.Flags()
 	fl.StringVar(&since, "since", "", "begin with what happened then: a time (RFC 3339), seconds since 1970, or a duration such as 10m")
 	fl.StringVar(&until, "until", "", "end then, in the same words; 0s is now")
-	fl.StringArrayVar(&filters, "filter", nil, "show only events with this: see above")
+	fl.StringArrayVarP(&filters, "filter", "f", nil, "show only events with this: see above")
 	_ = c.RegisterFlagCompletionFunc("filter", func(cmd *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
 		return completeEventFilter(cmd, g, typed)
 	})

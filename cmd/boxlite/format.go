@@ -14,12 +14,11 @@ import (
 // format is the --format flag of commands that list.
 type format string
 
-// add gives a command the flag.
-func (f *format) add(c *cobra.Command) {
-	c.Flags().StringVar((*string)(f), "format", "table", `table, json (an object per line), or a Go template such as '{{.ID}} {{.Name}}'; with "table " before it in columns that \t separates`)
-	_ = c.RegisterFlagCompletionFunc("format", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-		return []string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp
-	})
+// add gives a command the flag, with an example of a template. short is a letter
+// for it, or empty.
+func (f *format) add(c *cobra.Command, short, example string) {
+	c.Flags().StringVarP((*string)(f), "format", short, "table", fmt.Sprintf(`table, json (an object per line), or a Go template such as '%s'; with "table " before it in columns that \t separates`, example))
+	_ = c.RegisterFlagCompletionFunc("format", fixed("table", "json"))
 }
 
 // list prints rows in a format: as a table with a header, as a line of JSON

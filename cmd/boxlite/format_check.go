@@ -9,8 +9,8 @@ import (
 )
 
 // addFormat gives a command that lists T's the --format flag.
-func addFormat[T any](c *cobra.Command, f *format) {
-	f.add(c)
+func addFormat[T any](c *cobra.Command, f *format, short, example string) {
+	f.add(c, short, example)
 	checkFormat[T](c, f)
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"regexp"
 	"strings"
 	"testing"
 
@@ -35,6 +36,11 @@ func TestEveryCommandIsExplained(t *testing.T) {
 		if f := c.Flag("format"); f != nil {
 			_, ok := c.GetFlagCompletionFunc("format")
 			require.True(t, ok, "%s: --format has no completion", path)
+			if example := regexp.MustCompile("such as '(.*?)'").FindStringSubmatch(f.Usage); c.Name() != "save" {
+				require.NotEmpty(t, example, "%s: --format without an example", path)
+				require.NoError(t, f.Value.Set(example[1]))
+				require.NoError(t, c.PreRunE(c, nil), path)
+			}
 		}
 	}
 	root := root()

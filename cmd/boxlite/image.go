@@ -73,7 +73,7 @@ func inspectImageCommand(g *globalOptions) *cobra.Command {
 			})
 		},
 	}
-	c.Flags().StringVar((*string)(&f), "format", "json", "json, or a Go template for each image")
+	c.Flags().StringVarP((*string)(&f), "format", "f", "json", `json, or a Go template for each image, such as '{{.Config.Cmd}}'`)
 	_ = c.RegisterFlagCompletionFunc("format", fixed("json"))
 	checkFormat[imageDetails](c, &f)
 	return c

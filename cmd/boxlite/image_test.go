@@ -1,6 +1,7 @@
 package main
 
 import (
+	"archive/tar"
 	"bytes"
 	"encoding/json"
 	"fmt"
@@ -341,4 +342,52 @@ func TestKernelCommands(t *testing.T) {
 	require.Contains(t, must(t, home, "kernel", "ls"), strings.TrimSpace(digest))
 	require.Contains(t, refusedWith(t, exitSome, home, "kernel", "install", host+"/nope"), "nope")
 	require.Contains(t, refusedWith(t, exitSome, home, "kernel", "push", "oci:"+home), "registries")
+}
+
+// TestImageWithoutName loads an archive that gives its image no name.
+func TestImageWithoutName(t *testing.T) {
+	host := serveImages(t, nil, "app:one")
+	home, file := t.TempDir(), filepath.Join(t.TempDir(), "a.tar")
+	digest := strings.TrimSpace(must(t, home, "pull", host+"/app:one"))
+	must(t, home, "image", "save", "--format", "docker-archive", "-o", file, digest)
+	saved, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(file, withoutNames(t, saved), 0o600))
+	other := t.TempDir()
+	loaded := strings.TrimSpace(must(t, other, "image", "load", "-i", file))
+	require.Contains(t, loaded, "sha256:")
+	require.Regexp(t, `(?m)^<none> +`+loaded[7:19], must(t, other, "images"))
+	require.Equal(t, must(t, other, "images"), must(t, other, "images", "-a"))
+	require.Equal(t, "<none>:<none>\n", must(t, other, "images", "--format", "{{.Repository}}:{{.Tag}}"))
+	require.Equal(t, loaded+"\n", must(t, other, "images", "-q", "--filter", "dangling=true"))
+	require.Empty(t, must(t, other, "images", "-q", "--filter", "dangling=false"))
+	require.Equal(t, host+"/app one "+digest+"\n", must(t, home, "images", "--format", "{{.Repository}} {{.Tag}} {{.ID}}"))
+	require.Contains(t, must(t, home, "images", "--format", "json"), `"Platform":{"OS":"linux"`)
+}
+
+// withoutNames makes an archive in docker's form one that names nothing.
+func withoutNames(t *testing.T, archive []byte) []byte {
+	var out bytes.Buffer
+	w := tar.NewWriter(&out)
+	for r := tar.NewReader(bytes.NewReader(archive)); ; {
+		h, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		require.NoError(t, err)
+		data, err := io.ReadAll(r)
+		require.NoError(t, err)
+		if h.Name == "manifest.json" {
+			data = regexp.MustCompile(`"RepoTags":\[[^]]*\]`).ReplaceAll(data, []byte(`"RepoTags":null`))
+			h.Size = int64(len(data))
+		}
+		if h.Name == "repositories" || h.Name == "index.json" {
+			continue
+		}
+		require.NoError(t, w.WriteHeader(h))
+		_, err = w.Write(data)
+		require.NoError(t, err)
+	}
+	require.NoError(t, w.Close())
+	return out.Bytes()
 }

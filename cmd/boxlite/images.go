@@ -62,7 +62,7 @@ that was interrupted goes on where it ended. Prints the image's digest.`,
 
 // listImagesCommand is `boxlite images` and `boxlite image ls`.
 func listImagesCommand(g *globalOptions, use string) *cobra.Command {
-	var quiet bool
+	var quiet, whole bool
 	var f format
 	var filters []string
 	c := &cobra.Command{
@@ -106,7 +106,11 @@ they came from an archive without a name, show <none>.`,
 				}
 				if f == "" || f == "table" {
 					return list(&stdout, f, images, []string{"IMAGE", "DIGEST", "PLATFORM", "PULLED", "SIZE"}, func(img oci.Image) []string {
-						return []string{imageName(img), img.Digest.Short(), img.Platform.String(), age(img.PulledAt), size(img.Size)}
+						digest := img.Digest.Short()
+						if whole {
+							digest = string(img.Digest)
+						}
+						return []string{imageName(img), digest, img.Platform.String(), age(img.PulledAt), size(img.Size)}
 					})
 				}
 				rows := make([]imageRow, len(images))
@@ -117,11 +121,12 @@ they came from an archive without a name, show <none>.`,
 			})
 		},
 	}
-	addFormat[imageRow](c, &f)
+	addFormat[imageRow](c, &f, "", "{{.Repository}}:{{.Tag}}")
 	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "digests only")
+	c.Flags().BoolVar(&whole, "no-trunc", false, "whole digests")
 	c.Flags().BoolP("all", "a", false, "")
 	_ = c.Flags().MarkHidden("all") // docker's; nothing is left out that it would add
-	c.Flags().StringArrayVar(&filters, "filter", nil, "only those with reference=PATTERN, dangling=true|false or label=KEY[=VALUE]; all of several")
+	c.Flags().StringArrayVarP(&filters, "filter", "f", nil, "only those with reference=PATTERN, dangling=true|false or label=KEY[=VALUE]; all of several")
 	return c
 }
 

@@ -50,7 +50,7 @@ more of the host.`,
 			})
 		},
 	}
-	addFormat[hostInfo](c, &f)
+	addFormat[hostInfo](c, &f, "f", "{{.Virtualization}}")
 	return c
 }
 

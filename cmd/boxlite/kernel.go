@@ -51,7 +51,7 @@ the home directory, and tells which of them boxes boot.`,
 			})
 		},
 	}
-	addFormat[runtime.KernelInfo](c, &f)
+	addFormat[runtime.KernelInfo](c, &f, "", "{{.Reference}} {{.Digest}}")
 	return c
 }
 

@@ -69,14 +69,14 @@ pass one of those of each kind, except labels, of which it must have all.`,
 			})
 		},
 	}
-	addFormat[runtime.BoxInfo](c, &f)
+	addFormat[runtime.BoxInfo](c, &f, "", "{{.ID}} {{.Name}}")
 	fl := c.Flags()
 	fl.BoolVarP(&all, "all", "a", false, "list boxes that do not run, too")
 	fl.BoolVarP(&quiet, "quiet", "q", false, "ids only")
 	fl.BoolVar(&whole, "no-trunc", false, "whole ids and commands")
 	fl.IntVarP(&last, "last", "n", -1, "list the last so many that were made, running or not")
 	fl.BoolVarP(&latest, "latest", "l", false, "list the one that was made last, running or not")
-	fl.StringArrayVar(&filters, "filter", nil, "list only boxes with this: see above")
+	fl.StringArrayVarP(&filters, "filter", "f", nil, "list only boxes with this: see above")
 	_ = c.RegisterFlagCompletionFunc("filter", completeFilter)
 	return c
 }

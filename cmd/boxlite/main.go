@@ -90,7 +90,7 @@ func root() *cobra.Command {
 		Short: "Run OCI images in micro-VMs of their own",
 		Long: `boxlite runs any OCI image in its own hardware-isolated micro-VM: one static
 binary, no daemon, no root.`,
-		Version:       version,
+		Version:       versionString(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
@@ -100,7 +100,7 @@ binary, no daemon, no root.`,
 		runCommand(g), createCommand(g), startCommand(g), attachCommand(g), logsCommand(g), waitCommand(g), execCommand(g),
 		listCommand(g), inspectCommand(g), stopCommand(g), restartCommand(g), killCommand(g), removeCommand(g), renameCommand(g), eventsCommand(g),
 		copyCommand(g), topCommand(g), statsCommand(g),
-		pullCommand(g), listImagesCommand(g, "images"), imageCommand(g), removeImageCommand(g, "rmi"), pruneCommand(g), systemCommand(g), kernelCommand(g),
+		pullCommand(g), listImagesCommand(g, "images"), imageCommand(g), removeImageCommand(g, "rmi"), saveCommand(g), loadCommand(g), pruneCommand(g), systemCommand(g), kernelCommand(g),
 		infoCommand(g), vmCommand(), doctorCommand(), versionCommand(), completionCommand(),
 	)
 	c.SetHelpCommand(helpCommand())

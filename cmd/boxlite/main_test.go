@@ -16,6 +16,12 @@ import (
 // was printed as an error.
 func call(t *testing.T, args ...string) (code int, stderr string) {
 	t.Helper()
+	return callWith(t, new(bytes.Buffer), args...)
+}
+
+// callWith is call with a writer for what cobra itself prints.
+func callWith(t *testing.T, out io.Writer, args ...string) (code int, stderr string) {
+	t.Helper()
 	old := os.Stderr
 	r, w, err := os.Pipe()
 	require.NoError(t, err)
@@ -28,7 +34,7 @@ func call(t *testing.T, args ...string) (code int, stderr string) {
 	}()
 	c := root()
 	c.SetArgs(args)
-	c.SetOut(new(bytes.Buffer))
+	c.SetOut(out)
 	c.SetErr(w)
 	code = exitCode(c.Execute())
 	w.Close()

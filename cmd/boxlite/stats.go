@@ -63,9 +63,7 @@ from and wrote to its disks. A box that does not answer shows "--".
 		},
 	}
 	c.Flags().StringVar((*string)(&f), "format", "table", `table, json (an object per line), prometheus, or a Go template such as '{{.Name}} {{.CPUPerc}}'`)
-	_ = c.RegisterFlagCompletionFunc("format", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-		return []string{"table", "json", "prometheus"}, cobra.ShellCompDirectiveNoFileComp
-	})
+	_ = c.RegisterFlagCompletionFunc("format", fixed("table", "json", "prometheus"))
 	checkFormat[boxStats](c, &f, "prometheus")
 	c.Flags().BoolVar(&once, "no-stream", false, "show figures of one second, and end")
 	return c

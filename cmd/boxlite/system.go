@@ -63,7 +63,7 @@ built into boxlite is in the home directory, and counts, once a box has started.
 			})
 		},
 	}
-	addFormat[usageRow](c, &f)
+	addFormat[usageRow](c, &f, "", "{{.Type}} {{.Size}}")
 	c.Flags().BoolVarP(&verbose, "verbose", "v", false, "each image and box")
 	return c
 }

@@ -42,7 +42,7 @@ process has had over its life, in percent.`,
 			})
 		},
 	}
-	addFormat[runtime.Process](c, &f)
+	addFormat[runtime.Process](c, &f, "", "{{.PID}} {{.Command}}")
 	return c
 }
 

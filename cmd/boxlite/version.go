@@ -32,7 +32,7 @@ func versionCommand() *cobra.Command {
 			return list(&stdout, f, []versionInfo{v}, nil, nil)
 		},
 	}
-	addFormat[versionInfo](c, &f)
+	addFormat[versionInfo](c, &f, "f", "{{.Version}}")
 	return c
 }
 
