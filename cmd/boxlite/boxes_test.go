@@ -308,6 +308,7 @@ func TestCompletion(t *testing.T) {
 		"that run":          {[]string{"stop", ""}, nil},
 		"formats":           {[]string{"ls", "--format", ""}, []string{"table", "json"}},
 		"filters":           {[]string{"ls", "--filter", "st"}, []string{"status="}},
+		"images' filters":   {[]string{"images", "-f", "dan"}, []string{"dangling=true", "dangling=false"}},
 		"statuses":          {[]string{"ls", "--filter", "status=st"}, []string{"status=stopping", "status=stopped"}},
 		"signals":           {[]string{"kill", "-s", "H"}, []string{"HUP"}},
 		"shells":            {[]string{"completion", "z"}, []string{"zsh"}},
@@ -352,7 +353,8 @@ func TestCommandsAreComplete(t *testing.T) {
 }
 
 func homeOf(do func(...string) result) string {
-	return strings.TrimSpace(do("info", "--format", "{{.Home}}").stdout)
+	folder := strings.TrimSpace(do("inspect", "-f", "{{.Folder}}", "web").stdout)
+	return filepath.Dir(filepath.Dir(folder)) // of HOME/boxes/ID; info would probe the host
 }
 
 // TestMissingBox has the same answer of every command to a box that is not there.

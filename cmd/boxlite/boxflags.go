@@ -120,6 +120,9 @@ func (o *boxFlags) options(c *cobra.Command, args []string) (runtime.BoxOptions,
 // checkArgs refuses what no program can be given.
 func checkArgs(what string, args []string) error {
 	if len(args) > 0 && args[0] == "" {
+		if what == "exec" {
+			return errors.New("exec: the command is empty: boxlite exec BOX COMMAND [ARG...]")
+		}
 		return errors.New(what + ": the command is empty; leave it out for the image's own")
 	}
 	for _, a := range args {

@@ -30,7 +30,7 @@ func eventsCommand(g *globalOptions) *cobra.Command {
 whatever program, from now on until it is interrupted: create, start, kill, die,
 stop, rename, destroy, and exec_start and exec_die of commands run in it. With
 --since what happened before comes first; with --until it ends then. The last
-10,000 events are kept.
+10,000 events are kept. An exitCode is 128+n when signal n ended the command.
 
 A --filter is box=NAME (or id, or the beginning of one) or event=KIND. An event
 has to pass one of those of each kind.`,

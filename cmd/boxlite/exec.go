@@ -16,8 +16,9 @@ func execCommand(g *globalOptions) *cobra.Command {
 		Use:   "exec [flags] BOX COMMAND [ARG...]",
 		Short: "Run a command in a running box",
 		Long: `Runs another command in a box that runs. Output, signals and exit codes are as
-with boxlite run; the box goes on when the command ends. With -d the command
-runs in the background, connected to nothing, and its id is printed.
+with boxlite run, except that a box that is not there, or does not run, is 1.
+The box goes on when the command ends. With -d the command runs in the
+background, connected to nothing, and its id is printed.
 
 A command lives no longer than the boxlite exec that it belongs to, unless -d is
 given. Typing the detach keys with -it therefore ends boxlite and kills the

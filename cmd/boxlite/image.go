@@ -137,7 +137,9 @@ func writeOutput(name string, write func(io.Writer) error) (err error) {
 		return errors.Join(write(f), f.Close())
 	}
 	tmp, err := os.CreateTemp(filepath.Dir(name), ".boxlite-save-*")
-	if err != nil {
+	if e := (*os.PathError)(nil); errors.As(err, &e) {
+		return fmt.Errorf("save: cannot make a file in %s: %w", filepath.Dir(name), e.Err)
+	} else if err != nil {
 		return err
 	}
 	defer func() {
@@ -169,7 +171,7 @@ or its digest where the archive gives it no name.`,
 			if input != "" && input != "-" {
 				var err error
 				if in, err = os.Open(input); err != nil {
-					return err
+					return fmt.Errorf("load: %w", err)
 				}
 				defer in.Close()
 			} else if isTerminal(in) {
@@ -193,6 +195,9 @@ or its digest where the archive gives it no name.`,
 				}
 				for _, img := range images {
 					say(img.Reference)
+				}
+				if err != nil && in != os.Stdin {
+					return fmt.Errorf("load: %s: %w", input, err)
 				}
 				return err
 			})

@@ -123,6 +123,10 @@ they came from an archive without a name, show <none>.`,
 	}
 	addFormat[imageRow](c, &f, "", "{{.Repository}}:{{.Tag}}")
 	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "digests only")
+	_ = c.RegisterFlagCompletionFunc("filter", func(_ *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
+		offers := []string{"reference=", "dangling=true", "dangling=false", "label="}
+		return beginning(offers, typed), cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
+	})
 	c.Flags().BoolVar(&whole, "no-trunc", false, "whole digests")
 	c.Flags().BoolP("all", "a", false, "")
 	_ = c.Flags().MarkHidden("all") // docker's; nothing is left out that it would add
@@ -138,13 +142,13 @@ func imageFilter(filters []string) (func(oci.Image) bool, error) {
 		switch {
 		case ok && key == "reference":
 			if _, err := path.Match(value, ""); err != nil {
-				return nil, fmt.Errorf("--filter %s: not a pattern", f)
+				return nil, fmt.Errorf("images: --filter %q: not a pattern: it may have * and ?, and [a-z] for one of some", f)
 			}
 			tests = append(tests, func(img oci.Image) bool { return matchesReference(value, img.Reference) })
 		case ok && key == "dangling":
 			want, err := strconv.ParseBool(value)
 			if err != nil {
-				return nil, fmt.Errorf("--filter %s: want true or false", f)
+				return nil, fmt.Errorf("images: --filter %q: want true or false", f)
 			}
 			tests = append(tests, func(img oci.Image) bool { return img.Dangling == want })
 		case ok && key == "label":
@@ -154,7 +158,7 @@ func imageFilter(filters []string) (func(oci.Image) bool, error) {
 				return ok && (!given || have == text)
 			})
 		default:
-			return nil, fmt.Errorf("--filter %s: want reference=PATTERN, dangling=true|false or label=KEY[=VALUE]", f)
+			return nil, fmt.Errorf("images: --filter %q: want reference=PATTERN, dangling=true|false or label=KEY[=VALUE]", f)
 		}
 	}
 	return func(img oci.Image) bool {

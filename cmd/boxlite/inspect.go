@@ -23,9 +23,10 @@ func inspectCommand(g *globalOptions) *cobra.Command {
 		Use:   "inspect [flags] BOX...",
 		Short: "Show all that is known of boxes",
 		Long: `Shows boxes, named by id, by the beginning of an id, or by name, as a JSON array:
-status, exit code, times, and the options each was made with. With --format each
-box is a line of JSON, or goes through a Go template with the same fields. Boxes
-that are not there are told of on standard error, and the exit code is 1 then.`,
+status, times, and the options each was made with, and the exit code of its
+command, 128+n when signal n ended it. With --format each box is a line of JSON,
+or goes through a Go template with the same fields. Boxes that are not there are
+told of on standard error, and the exit code is 1 then.`,
 		Example: `  boxlite inspect web
   boxlite inspect -f '{{.Status}} {{.PID}}' web
   boxlite inspect -f '{{json .Options.Env}}' web db`,

@@ -89,7 +89,14 @@ func root() *cobra.Command {
 		Use:   "boxlite",
 		Short: "Run OCI images in micro-VMs of their own",
 		Long: `boxlite runs any OCI image in its own hardware-isolated micro-VM: one static
-binary, no daemon, no root.`,
+binary, no daemon, no root.
+
+Exit codes are docker's: 0 when all was done; 1 when something that was asked for
+could not be done, as with a box that is not there; 125 when the command line is
+wrong, or the home directory cannot be opened. What boxlite run, start -a, attach
+and exec end with is the code of the command in the box, 128+n when signal n ended
+it, 127 and 126 when it could not be found or executed; boxlite run and create
+have 125 where others have 1.`,
 		Version:       versionString(),
 		SilenceErrors: true,
 		SilenceUsage:  true,

@@ -50,7 +50,7 @@ func TestWrongInputs(t *testing.T) {
 	// The command line itself is right: what it is about is not there, or refuses.
 	later := []string{
 		"attach no such box", "logs no such box", "exec no such box", "cp no such box", "top no such box", "stats no such box",
-		"bad reference", "missing layout", "archive is a file", "registry down", "remove no such image", "save no such image", "inspect no such image",
+		"bad reference", "missing layout", "archive is a file", "registry down", "remove no such image", "save no such image", "save to nowhere", "load text", "inspect no such image",
 	}
 	for name, c := range map[string]struct {
 		args []string
@@ -77,6 +77,11 @@ func TestWrongInputs(t *testing.T) {
 		"load from nowhere":     {[]string{"image", "load", "-i", filepath.Join(home, "none")}, "none: no such file"},
 		"filter of images":      {[]string{"images", "--filter", "dangling=perhaps"}, "want true or false"},
 		"kill with what":        {[]string{"kill", "-s", "NOPE", "x"}, "NOPE"},
+		"cp one":                {[]string{"cp", "x"}, "cp: too few arguments: boxlite cp [flags] BOX:SRC DEST|-, or boxlite cp [flags] SRC|- BOX:DEST"},
+		"exec empty command":    {[]string{"exec", "x", ""}, "the command is empty: boxlite exec BOX COMMAND"},
+		"save to nowhere":       {[]string{"save", "-o", filepath.Join(home, "none", "o"), "nope"}, "cannot make a file in " + filepath.Join(home, "none") + ": no such file"},
+		"load text":             {[]string{"load", "-i", file}, "load: " + file + ": oci: loading images: not a tar archive"},
+		"images of what":        {[]string{"images", "a["}, `"reference=a[": not a pattern`},
 		"rename one":            {[]string{"rename", "x"}, "too few arguments"},
 		"no image":              {[]string{"run"}, "no image given"},
 		"image without a name":  {[]string{"run", "", "true"}, "the image's name is empty"},

@@ -70,11 +70,14 @@ func explainArgs(c *cobra.Command, args []string, check cobra.PositionalArgs) er
 	}
 	for n := len(args) - 1; n >= 0; n-- {
 		if check(c, args[:n]) == nil {
-			return fmt.Errorf("%s%q is one argument too many: %s", prefix(c), args[n], c.UseLine())
+			return fmt.Errorf("%s%q is one argument too many: %s", prefix(c), args[n], usageLine(c))
 		}
 	}
-	return errors.New(prefix(c) + "too few arguments: " + c.UseLine())
+	return errors.New(prefix(c) + "too few arguments: " + usageLine(c))
 }
+
+// usageLine is how to call a command; several ways in one line, too.
+func usageLine(c *cobra.Command) string { return strings.ReplaceAll(c.UseLine(), "\n  ", ", or ") }
 
 // unknownCommand tells of a word that is no command what it may have been.
 func unknownCommand(c *cobra.Command, args []string) error {
