@@ -33,6 +33,10 @@ func TestEveryCommandIsExplained(t *testing.T) {
 			require.True(t, strings.HasPrefix(line, "  "), "%s: examples are indented: %q", path, line)
 			require.Contains(t, line, "boxlite ", path)
 		}
+		if f := c.Flag("filter"); f != nil {
+			_, ok := c.GetFlagCompletionFunc("filter")
+			require.True(t, ok, "%s: --filter has no completion", path)
+		}
 		if f := c.Flag("format"); f != nil {
 			_, ok := c.GetFlagCompletionFunc("format")
 			require.True(t, ok, "%s: --format has no completion", path)

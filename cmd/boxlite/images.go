@@ -123,14 +123,14 @@ they came from an archive without a name, show <none>.`,
 	}
 	addFormat[imageRow](c, &f, "", "{{.Repository}}:{{.Tag}}")
 	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "digests only")
-	_ = c.RegisterFlagCompletionFunc("filter", func(_ *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
-		offers := []string{"reference=", "dangling=true", "dangling=false", "label="}
-		return beginning(offers, typed), cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
-	})
 	c.Flags().BoolVar(&whole, "no-trunc", false, "whole digests")
 	c.Flags().BoolP("all", "a", false, "")
 	_ = c.Flags().MarkHidden("all") // docker's; nothing is left out that it would add
 	c.Flags().StringArrayVarP(&filters, "filter", "f", nil, "only those with reference=PATTERN, dangling=true|false or label=KEY[=VALUE]; all of several")
+	_ = c.RegisterFlagCompletionFunc("filter", func(_ *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
+		offers := []string{"reference=", "dangling=true", "dangling=false", "label="}
+		return beginning(offers, typed), cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
+	})
 	return c
 }
 
