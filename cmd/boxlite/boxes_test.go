@@ -467,3 +467,20 @@ func TestCodesAreShells(t *testing.T) {
 	}
 	codeAsShell(&runtime.Event{})
 }
+
+// TestKernelsAreCounted has kernels of several kinds in the home.
+func TestKernelsAreCounted(t *testing.T) {
+	do, _ := madeBoxes(t)
+	row := func() string {
+		return strings.TrimSpace(do("system", "df", "--format", `{{if eq .Type "Kernels"}}{{.Total}} {{.Active}} {{.Size}} {{.Reclaimable}}{{end}}`).stdout)
+	}
+	require.Equal(t, "0 0 0 0", row())
+	dir := filepath.Join(homeOf(do), "kernel")
+	old := time.Now().AddDate(0, 0, -2)
+	for name, at := range map[string]time.Time{"vmlinux": old, "vmlinux-0123456789abcdef": time.Now(), "initramfs.cpio-0123456789abcdef": time.Now(), "vmlinux-fedcba9876543210": old} {
+		require.NoError(t, os.MkdirAll(dir, 0o700))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), bytes.Repeat([]byte("x"), 4096), 0o600))
+		require.NoError(t, os.Chtimes(filepath.Join(dir, name), at, at))
+	}
+	require.Regexp(t, `^3 2 \d+ \d+$`, row(), "initramfs belongs to a kernel")
+}

@@ -10,7 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// printing are command lines that print something without a box that runs.
+// printing are command lines that print something without a box that runs, on one
+// home in this order.
 var printing = [][]string{
 	{"version"}, {"version", "--format", "json"}, {"--version"}, {"--help"}, {"help", "run"}, {"run", "--help"}, {"completion", "bash"}, {"completion", "powershell"},
 	{"ls", "-a"}, {"ls", "-aq"}, {"ls", "-a", "--format", "json"}, {"ls", "-a", "--format", "{{.ID}}"}, {"inspect", "web"}, {"info"},
@@ -30,9 +31,9 @@ func into(t *testing.T, f *os.File, args ...string) result {
 
 // TestFullOutput has a disk under standard output that takes nothing.
 func TestFullOutput(t *testing.T) {
+	do, _ := madeBoxes(t)
+	home := homeOf(do)
 	for _, args := range printing {
-		do, _ := madeBoxes(t)
-		home := homeOf(do)
 		full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 		if err != nil { // not Linux
 			r, w, err := os.Pipe()
@@ -53,9 +54,9 @@ func TestFullOutput(t *testing.T) {
 func TestReaderLeaves(t *testing.T) {
 	signal.Ignore(unix.SIGPIPE)
 	defer signal.Reset(unix.SIGPIPE)
+	do, _ := madeBoxes(t)
+	home := homeOf(do)
 	for _, args := range printing {
-		do, _ := madeBoxes(t)
-		home := homeOf(do)
 		r, w, err := os.Pipe()
 		require.NoError(t, err)
 		require.NoError(t, r.Close())
