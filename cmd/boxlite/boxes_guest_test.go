@@ -76,6 +76,8 @@ func TestGuestStopKillRestart(t *testing.T) {
 	require.Zero(t, call("exec", "one", "sh", "-c", "echo kept >/kept").code, "written, not synced")
 	require.Equal(t, result{"one\n", "", 0}, call("kill", "one"))
 	require.Regexp(t, `^stopped \(137\) .* ago `, status("one"))
+	require.Equal(t, "137\n", call("inspect", "-f", "{{.ExitCode}}", "one").stdout)
+	require.Contains(t, call("events", "--since", "1h", "--until", "0s", "--filter", "box=one", "--filter", "event=die").stdout, "exitCode=137")
 	require.Equal(t, 2, strings.Count(call("logs", "one").stdout, "bye\n"), "it had no grace")
 	require.Equal(t, exitSome, call("kill", "one").code, "of a box that does not run")
 

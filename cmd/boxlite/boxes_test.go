@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/anthropics/boxlite/pkg/oci"
 	"github.com/anthropics/boxlite/pkg/runtime"
 	"github.com/creack/pty"
 	"github.com/stretchr/testify/require"
@@ -204,7 +205,7 @@ func TestManyBoxes(t *testing.T) {
 	require.Equal(t, "store\n", do("inspect", "-f", "{{.Name}}", ids["db"]).stdout)
 
 	require.Equal(t, result{"store\n", none, exitSome}, do("rm", "gone", "store"))
-	require.Equal(t, result{"gone\n", none, 0}, do("rm", "-f", "gone"), "as docker has it")
+	require.Equal(t, result{"", none, 0}, do("rm", "-f", "gone"), "as docker has it")
 	r = do("rm", "-a")
 	require.Equal(t, exitFailed, r.code)
 	require.Contains(t, r.stderr, "add -f")
@@ -229,7 +230,7 @@ func TestRemoveAllAsks(t *testing.T) {
 	}
 	for _, no := range []string{"\n", "n\n", "yess\n", "\x04"} {
 		r := answer(no)
-		require.Equal(t, exitFailed, r.code, no)
+		require.Equal(t, exitSome, r.code, no)
 		require.Contains(t, r.stderr, "all 3 boxes")
 		require.Contains(t, r.stderr, "nothing was removed")
 	}
@@ -307,6 +308,7 @@ func TestCompletion(t *testing.T) {
 		"that run":          {[]string{"stop", ""}, nil},
 		"formats":           {[]string{"ls", "--format", ""}, []string{"table", "json"}},
 		"filters":           {[]string{"ls", "--filter", "st"}, []string{"status="}},
+		"images' filters":   {[]string{"images", "-f", "dan"}, []string{"dangling=true", "dangling=false"}},
 		"statuses":          {[]string{"ls", "--filter", "status=st"}, []string{"status=stopping", "status=stopped"}},
 		"signals":           {[]string{"kill", "-s", "H"}, []string{"HUP"}},
 		"shells":            {[]string{"completion", "z"}, []string{"zsh"}},
@@ -348,4 +350,137 @@ func TestCommandsAreComplete(t *testing.T) {
 			require.NotNil(t, c.ValidArgsFunction, "%s: completes no boxes", c.Name())
 		}
 	}
+}
+
+func homeOf(do func(...string) result) string {
+	folder := strings.TrimSpace(do("inspect", "-f", "{{.Folder}}", "web").stdout)
+	return filepath.Dir(filepath.Dir(folder)) // of HOME/boxes/ID; info would probe the host
+}
+
+// TestMissingBox has the same answer of every command to a box that is not there.
+func TestMissingBox(t *testing.T) {
+	do, _ := madeBoxes(t)
+	for _, args := range []string{
+		"start gone", "start -a gone", "attach gone", "logs gone", "logs --console gone", "logs --console -f gone", "wait gone", "exec gone true", "exec -d gone true", "inspect gone",
+		"inspect -f {{.ID}} gone", "stop gone", "restart gone", "kill gone", "kill -s HUP gone", "rm gone", "rename gone new", "top gone", "stats gone", "stats --no-stream gone", "cp gone:/a -", "cp - gone:/a",
+	} {
+		r := do(strings.Fields(args)...)
+		require.Equal(t, exitSome, r.code, args)
+		require.Equal(t, "boxlite: no box has the id or name \"gone\"\n", r.stderr, args)
+		require.Empty(t, strings.Trim(r.stdout, "[]\n"), args)
+	}
+}
+
+// TestCopyLooksHereFirst has boxes that do not run, and cannot be started here.
+func TestCopyLooksHereFirst(t *testing.T) {
+	do, _ := madeBoxes(t)
+	dir := t.TempDir()
+	require.NoError(t, os.Symlink(dir, filepath.Join(dir, "link")))
+	for want, args := range map[string][]string{
+		"nowhere: no such file": {"web:/etc/hosts", filepath.Join(dir, "nowhere", "x")},
+		"is a symbolic link":    {"web:/etc/hosts", filepath.Join(dir, "link")},
+		"none: no such file":    {filepath.Join(dir, "none"), "web:/"},
+	} {
+		r := do(append([]string{"cp"}, args...)...)
+		require.Equal(t, exitSome, r.code)
+		require.Contains(t, r.stderr, want)
+	}
+	require.Equal(t, "create\ncreate\ncreate\n", do("events", "--since", "1h", "--until", "0s", "--format", "{{.Kind}}").stdout, "nothing was started")
+}
+
+// TestFormatIsChecked has templates that nothing is listed through.
+func TestFormatIsChecked(t *testing.T) {
+	do, _ := madeBoxes(t)
+	for _, command := range []string{"ls", "images", "image ls", "system df", "kernel ls", "events --until 0s", "stats --no-stream", "info", "version", "inspect web", "top web", "image inspect x"} {
+		for template, want := range map[string]string{
+			"{{.Nope": "want table, json or a Go template", "{{nope}}": `function "nope" not defined`, "{{.Nope}}": "there is no field .Nope",
+			"table {{.Nope}}": "there is no field .Nope", "{{if .Nope}}{{end}}": "there is no field .Nope", "{{json .Nope}}": "there is no field .Nope", "{{range .X}}{{.Y}}{{end}}": "there is no field .X",
+			"{{$.Nope}}": "there is no field .Nope", "{{with .Nope}}{{end}}": "there is no field .Nope", "{{len (print .Nope)}}": "there is no field .Nope",
+		} {
+			r := do(append(strings.Fields(command), "--format", template)...)
+			require.Equal(t, exitFailed, r.code, "%s %s", command, template)
+			require.Contains(t, r.stderr, want, command)
+			require.Equal(t, 1, strings.Count(r.stderr, "\n"), r.stderr)
+		}
+	}
+	for _, good := range []string{"", "json", "table", "{{.Name}} {{.Labels.tier}} {{range $k, $v := .Labels}}{{$k}}={{$v}}{{end}}", "{{.CreatedAt.Unix}}", "{{with .Name}}{{.}}{{end}}", "{{.Status.IsRunning}}", "{{/**/}}", "x"} {
+		r := do("ls", "--format", good)
+		require.Zero(t, r.code, "%s: %s", good, r.stderr)
+	}
+}
+
+// TestKeysAreDockers looks at the JSON of every list.
+func TestKeysAreDockers(t *testing.T) {
+	do, _ := madeBoxes(t)
+	for _, command := range []string{"ls -a", "system df", "kernel ls", "events --since 1h --until 0s", "info", "version", "inspect web"} {
+		for line := range strings.Lines(do(append(strings.Fields(command), "--format", "json")...).stdout) {
+			requireUpper(t, []byte(line), command)
+		}
+	}
+	row, err := json.Marshal(newImageRow(oci.Image{Layers: []oci.Layer{{}}, Platform: oci.Platform{Variant: "v8"}}))
+	require.NoError(t, err)
+	requireUpper(t, row, "images")
+	row, err = json.Marshal(boxStats{})
+	require.NoError(t, err)
+	requireUpper(t, row, "stats")
+	row, err = json.Marshal(runtime.Process{})
+	require.NoError(t, err)
+	requireUpper(t, row, "top")
+}
+
+// requireUpper looks for keys that do not begin with a capital letter.
+func requireUpper(t *testing.T, text []byte, of string) {
+	t.Helper()
+	var v any
+	require.NoError(t, json.Unmarshal(text, &v), "%s: %s", of, text)
+	var look func(v any)
+	look = func(v any) {
+		switch v := v.(type) {
+		case []any:
+			for _, e := range v {
+				look(e)
+			}
+		case map[string]any:
+			for key, e := range v {
+				if key != "Labels" && key != "Attributes" { // whose keys are users'
+					look(e)
+				}
+				require.Equal(t, strings.ToUpper(key[:1]), key[:1], "%s: %s", of, key)
+			}
+		}
+	}
+	look(v)
+}
+
+// TestCodesAreShells has a command that a signal ended.
+func TestCodesAreShells(t *testing.T) {
+	code := -9
+	info := runtime.BoxInfo{ExitCode: &code}
+	require.Equal(t, 137, *asShell(info).ExitCode)
+	require.Equal(t, -9, code, "the caller's is the caller's")
+	require.Nil(t, asShell(runtime.BoxInfo{}).ExitCode)
+	for text, want := range map[string]string{"-9": "137", "0": "0", "3": "3", "": "", "x": "x"} {
+		e := runtime.Event{Attributes: map[string]string{"exitCode": text, "signal": "-9"}}
+		codeAsShell(&e)
+		require.Equal(t, want, e.Attributes["exitCode"])
+		require.Equal(t, "-9", e.Attributes["signal"])
+	}
+	codeAsShell(&runtime.Event{})
+}
+
+// TestKernelsAreCounted has kernels of several kinds in the home.
+func TestKernelsAreCounted(t *testing.T) {
+	do, _ := madeBoxes(t)
+	row := func() string {
+		return strings.TrimSpace(do("system", "df", "--format", `{{if eq .Type "Kernels"}}{{.Total}} {{.Active}} {{.Size}} {{.Reclaimable}}{{end}}`).stdout)
+	}
+	require.Equal(t, "0 0 0 0", row())
+	dir := filepath.Join(homeOf(do), "kernel")
+	old := time.Now().AddDate(0, 0, -2)
+	for name, at := range map[string]time.Time{"vmlinux": old, "vmlinux-0123456789abcdef": time.Now(), "initramfs.cpio-0123456789abcdef": time.Now(), "vmlinux-fedcba9876543210": old} {
+		require.NoError(t, os.MkdirAll(dir, 0o700))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), bytes.Repeat([]byte("x"), 4096), 0o600))
+		require.NoError(t, os.Chtimes(filepath.Join(dir, name), at, at))
+	}
+	require.Regexp(t, `^3 2 \d+ \d+$`, row(), "initramfs belongs to a kernel")
 }

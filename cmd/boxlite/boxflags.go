@@ -57,8 +57,8 @@ func (o *boxFlags) add(c *cobra.Command) {
 	o.commandFlags.add(c)
 	f := c.Flags()
 	f.IntVar(&o.cpus, "cpus", runtime.DefaultCPUs, "number of CPUs")
-	f.IntVar(&o.memory, "memory", runtime.DefaultMemoryMiB, "memory in MiB")
-	f.IntVar(&o.disk, "disk-size", 0, "size of the writable disk in GiB (default 10; takes space as it is used)")
+	f.VarP(newSizeFlag(&o.memory, 'm', runtime.DefaultMemoryMiB), "memory", "m", "memory, as 512m or 1.5g; a plain number is MiB")
+	f.Var(newSizeFlag(&o.disk, 'g', 0), "disk-size", "size of the writable disk, as 20g; a plain number is GiB (default 10g; takes space as it is used)")
 	f.BoolVar(&o.remove, "rm", false, "remove the box when it stops")
 	f.StringVar(&o.name, "name", "", "name of the box")
 	f.StringVar(&o.rootfs, "rootfs", "", "boot from a prepared root filesystem: a folder with the files, or an OCI layout")
@@ -120,6 +120,9 @@ func (o *boxFlags) options(c *cobra.Command, args []string) (runtime.BoxOptions,
 // checkArgs refuses what no program can be given.
 func checkArgs(what string, args []string) error {
 	if len(args) > 0 && args[0] == "" {
+		if what == "exec" {
+			return errors.New("exec: the command is empty: boxlite exec BOX COMMAND [ARG...]")
+		}
 		return errors.New(what + ": the command is empty; leave it out for the image's own")
 	}
 	for _, a := range args {

@@ -40,7 +40,7 @@ names of boxes and images. Have the shell read it when it starts.`,
 			}
 			return errors.New("completion: name one shell: bash, zsh, fish or powershell")
 		},
-		RunE: func(c *cobra.Command, args []string) error { return shells[args[0]](c.Root(), os.Stdout) },
+		RunE: func(c *cobra.Command, args []string) error { return shells[args[0]](c.Root(), &stdout) },
 	}
 }
 
@@ -98,6 +98,7 @@ var completers = map[string]completer{
 	"pull":          {files: true},
 	"rmi":           {many: true},
 	"run":           {files: true},
+	"save":          {many: true},
 }
 
 // completeArguments gives a command, and those below it, their completion.

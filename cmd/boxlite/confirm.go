@@ -14,7 +14,7 @@ func confirm(command string, force bool, question string) error {
 	case force:
 		return nil
 	case !isTerminal(os.Stdin):
-		return fmt.Errorf("%s: nobody can be asked here: add -f to remove without a question", command)
+		return &exitError{exitFailed, fmt.Errorf("%s: nobody can be asked here: add -f to remove without a question", command)}
 	}
 	fmt.Fprintf(os.Stderr, "%s [y/N] ", question)
 	answer, _ := bufio.NewReader(os.Stdin).ReadString('\n') // no answer is a no
@@ -22,5 +22,5 @@ func confirm(command string, force bool, question string) error {
 	case "y", "yes":
 		return nil
 	}
-	return fmt.Errorf("%s: nothing was removed", command)
+	return &exitError{exitSome, fmt.Errorf("%s: nothing was removed", command)}
 }

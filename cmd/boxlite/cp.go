@@ -84,6 +84,9 @@ func copyFiles(ctx context.Context, g *globalOptions, o copyFlags, from, to stri
 	if err != nil {
 		return err
 	}
+	if err := checkHere(o, src, dst, toBox != ""); err != nil { // before a box is started for nothing
+		return err
+	}
 	release, err := box.OpenForCopy(ctx)
 	if err != nil {
 		return interrupted(ctx, err)
@@ -125,22 +128,49 @@ func (c *copier) summary() {
 // isContent tells a path that means what is in a directory.
 func isContent(p string) bool { return p == "." || strings.HasSuffix(p, "/.") }
 
+// checkHere looks at what of a copy is on this machine.
+func checkHere(o copyFlags, src, dst string, into bool) (err error) {
+	switch {
+	case into && src == "-":
+		return nil
+	case into:
+		_, _, err = o.source(src)
+		return err
+	case dst == "-" && isTerminal(os.Stdout):
+		return errors.New("cp: an archive is nothing for a terminal: redirect standard output")
+	case dst == "-":
+		return nil
+	}
+	if err := hostfiles.Reachable(dst); err != nil {
+		return fmt.Errorf("cp: %w", err)
+	}
+	return nil
+}
+
+// source looks at a file to be copied into a box, at what it leads to if follow.
+func (o copyFlags) source(src string) (info os.FileInfo, follow bool, err error) {
+	follow = o.follow || strings.HasSuffix(src, "/") || isContent(src)
+	stat := os.Lstat
+	if follow {
+		stat = os.Stat
+	}
+	if info, err = stat(src); err != nil {
+		return nil, false, fmt.Errorf("cp: %w", err)
+	}
+	if strings.HasSuffix(src, "/") && !info.IsDir() {
+		return nil, false, fmt.Errorf("cp: %s is no directory", src)
+	}
+	return info, follow, nil
+}
+
 // in copies into the box.
 func (c *copier) in(ctx context.Context, src, dst string) error {
 	if src == "-" {
 		return c.box.CopyTo(ctx, dst, os.Stdin, runtime.CopyOptions{})
 	}
-	follow := c.follow || strings.HasSuffix(src, "/") || isContent(src)
-	stat := os.Lstat
-	if follow {
-		stat = os.Stat
-	}
-	info, err := stat(src)
+	info, follow, err := c.source(src)
 	if err != nil {
-		return fmt.Errorf("cp: %w", err)
-	}
-	if strings.HasSuffix(src, "/") && !info.IsDir() {
-		return fmt.Errorf("cp: %s is no directory", src)
+		return err
 	}
 	abs, err := filepath.Abs(src)
 	if err != nil {
@@ -211,16 +241,13 @@ func (c *copier) target(ctx context.Context, dst string, isDir, content bool, ba
 
 // out copies out of the box.
 func (c *copier) out(ctx context.Context, src, dst string) error {
-	if dst == "-" && isTerminal(os.Stdout) {
-		return errors.New("cp: an archive is nothing for a terminal: redirect standard output")
-	}
 	r, st, err := c.box.CopyFrom(ctx, src, runtime.CopyOptions{FollowLink: c.follow})
 	if err != nil {
 		return err
 	}
 	defer r.Close()
 	if dst == "-" {
-		_, err := io.Copy(os.Stdout, r)
+		_, err := io.Copy(&stdout, r)
 		return err
 	}
 	u := hostfiles.Unpacking{Name: archiveName(src), Archive: c.archive, Warn: c.warn}

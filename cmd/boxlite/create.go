@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 
 	"github.com/anthropics/boxlite/pkg/runtime"
 	"github.com/spf13/cobra"
@@ -33,7 +32,7 @@ boxlite start starts it.`,
 				if err := box.Pull(boot); err != nil {
 					return errors.Join(interrupted(boot, err), rt.Remove(cmd.Context(), string(box.ID()), true))
 				}
-				fmt.Println(box.ID())
+				say(box.ID())
 				return nil
 			})
 		},

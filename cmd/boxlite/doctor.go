@@ -32,7 +32,7 @@ is 0 when boxes can run and 1 when they cannot.`,
 				return &exitError{code: 1, err: fmt.Errorf("this host cannot run boxes: %w", err)}
 			}
 			if !probe {
-				fmt.Print(r)
+				fmt.Fprint(&stdout, r)
 			}
 			if !r.Usable {
 				if probe {

@@ -3,7 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -30,7 +30,7 @@ func eventsCommand(g *globalOptions) *cobra.Command {
 whatever program, from now on until it is interrupted: create, start, kill, die,
 stop, rename, destroy, and exec_start and exec_die of commands run in it. With
 --since what happened before comes first; with --until it ends then. The last
-10,000 events are kept.
+10,000 events are kept. An exitCode is 128+n when signal n ended the command.
 
 A --filter is box=NAME (or id, or the beginning of one) or event=KIND. An event
 has to pass one of those of each kind.`,
@@ -43,10 +43,7 @@ has to pass one of those of each kind.`,
 			if err != nil {
 				return err
 			}
-			write, err := eventWriter(os.Stdout, f)
-			if err != nil {
-				return err
-			}
+			write := eventWriter(&stdout, f)
 			return onRuntime(g, func(rt *runtime.Runtime) error {
 				for e, err := range rt.Events(cmd.Context(), o) {
 					if err != nil {
@@ -55,19 +52,20 @@ has to pass one of those of each kind.`,
 					if len(boxes) > 0 && !slices.ContainsFunc(boxes, func(key string) bool { return isAbout(&e, key) }) {
 						continue
 					}
+					codeAsShell(&e)
 					if err := write(&e); err != nil {
-						return quietPipe(err)
+						return err
 					}
 				}
 				return nil
 			})
 		},
 	}
-	f.add(c)
+	addFormat[*runtime.Event](c, &f, "", "{{.Kind}} {{.Name}}")
 	fl := c.Flags()
 	fl.StringVar(&since, "since", "", "begin with what happened then: a time (RFC 3339), seconds since 1970, or a duration such as 10m")
 	fl.StringVar(&until, "until", "", "end then, in the same words; 0s is now")
-	fl.StringArrayVar(&filters, "filter", nil, "show only events with this: see above")
+	fl.StringArrayVarP(&filters, "filter", "f", nil, "show only events with this: see above")
 	_ = c.RegisterFlagCompletionFunc("filter", func(cmd *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
 		return completeEventFilter(cmd, g, typed)
 	})
@@ -88,6 +86,9 @@ func eventOptions(since, until string, filters []string, now time.Time) (o runti
 		if *at.to, err = parseTime(at.text, now); err != nil {
 			return o, nil, fmt.Errorf("events: --%s: %w", at.flag, err)
 		}
+	}
+	if since != "" && until != "" && o.Since.After(o.Until) {
+		return o, nil, fmt.Errorf("events: --since %s is later than --until %s: exchange them; a duration is a time so long ago", since, until)
 	}
 	for _, s := range filters {
 		key, value, ok := strings.Cut(s, "=")
@@ -114,19 +115,24 @@ func isAbout(e *runtime.Event, key string) bool {
 	return key == e.Name || len(key) >= 4 && strings.HasPrefix(id, strings.ToUpper(key))
 }
 
-// eventWriter makes what prints events, or says what is wrong with the format
-// before the first of them comes.
-func eventWriter(w io.Writer, f format) (func(*runtime.Event) error, error) {
+// codeAsShell is [asShell] of an event's exitCode.
+func codeAsShell(e *runtime.Event) {
+	const key = "exitCode"
+	if code, err := strconv.Atoi(e.Attributes[key]); err == nil {
+		e.Attributes = maps.Clone(e.Attributes)
+		e.Attributes[key] = strconv.Itoa(shellCode(code))
+	}
+}
+
+// eventWriter makes what prints events, each in a line.
+func eventWriter(w io.Writer, f format) func(*runtime.Event) error {
 	switch f {
 	case "table", "":
-		return func(e *runtime.Event) error { _, err := fmt.Fprintln(w, eventText(e)); return err }, nil
+		return func(e *runtime.Event) error { _, err := fmt.Fprintln(w, eventText(e)); return err }
 	case "json":
-		return func(e *runtime.Event) error { return list(w, f, []*runtime.Event{e}, nil, nil) }, nil
+		return func(e *runtime.Event) error { return list(w, f, []*runtime.Event{e}, nil, nil) }
 	}
-	if err := f.each(io.Discard, 0, nil); err != nil {
-		return nil, err
-	}
-	return func(e *runtime.Event) error { return f.each(w, 1, func(int) any { return e }) }, nil
+	return func(e *runtime.Event) error { return f.layout().each(w, 1, func(int) any { return e }) }
 }
 
 // eventText is an event as a line: time, kind, id, and the rest in parentheses.

@@ -16,11 +16,14 @@ func execCommand(g *globalOptions) *cobra.Command {
 		Use:   "exec [flags] BOX COMMAND [ARG...]",
 		Short: "Run a command in a running box",
 		Long: `Runs another command in a box that runs. Output, signals and exit codes are as
-with boxlite run; the box goes on when the command ends. With -d the command
-runs in the background, connected to nothing, and its id is printed.
+with boxlite run, except that a box that is not there, or does not run, is 1.
+The box goes on when the command ends. With -d the command runs in the
+background, connected to nothing, and its id is printed.
 
-Typing the detach keys with -it ends boxlite; to the command it is as if its
-terminal was closed.`,
+A command lives no longer than the boxlite exec that it belongs to, unless -d is
+given. Typing the detach keys with -it therefore ends boxlite and kills the
+command with all that it started, where docker would let it run on: nobody could
+join it again.`,
 		Example: `  boxlite exec -it web sh
   boxlite exec -u postgres db psql -c 'select 1'`,
 		Args: cobra.MinimumNArgs(2),
@@ -64,7 +67,7 @@ terminal was closed.`,
 	o.add(c)
 	f := c.Flags()
 	f.BoolVarP(&detach, "detach", "d", false, "run in the background and print the command's id")
-	f.StringVar(&detachKeys, "detach-keys", defaultDetachKeys, `keys that end boxlite, with -it; "" for none`)
+	f.StringVar(&detachKeys, "detach-keys", defaultDetachKeys, `keys that end boxlite and the command, with -it; "" for none`)
 	return c
 }
 
@@ -86,7 +89,7 @@ func execIn(cmd *cobra.Command, rt *runtime.Runtime, name string, command runtim
 		return interrupted(boot, commandFailed(err))
 	}
 	if detach {
-		fmt.Println(ex.ID())
+		say(ex.ID())
 		return nil
 	}
 	defer forwardSignals(ctx, ex)()

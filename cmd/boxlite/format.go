@@ -14,12 +14,11 @@ import (
 // format is the --format flag of commands that list.
 type format string
 
-// add gives a command the flag.
-func (f *format) add(c *cobra.Command) {
-	c.Flags().StringVar((*string)(f), "format", "table", `table, json (an object per line), or a Go template such as '{{.ID}} {{.Name}}'; with "table " before it in columns that \t separates`)
-	_ = c.RegisterFlagCompletionFunc("format", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-		return []string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp
-	})
+// add gives a command the flag, with an example of a template. short is a letter
+// for it, or empty.
+func (f *format) add(c *cobra.Command, short, example string) {
+	c.Flags().StringVarP((*string)(f), "format", short, "table", fmt.Sprintf(`table, json (an object per line), or a Go template such as '%s'; with "table " before it in columns that \t separates`, example))
+	_ = c.RegisterFlagCompletionFunc("format", fixed("table", "json"))
 }
 
 // list prints rows in a format: as a table with a header, as a line of JSON
@@ -44,20 +43,41 @@ func list[T any](w io.Writer, f format, rows []T, header []string, cells func(T)
 		return nil
 	}
 	row := func(i int) any { return rows[i] }
-	if layout, ok := strings.CutPrefix(string(f), "table "); ok {
-		return format(strings.TrimSpace(layout)).table(w, len(rows), row)
+	if f.inColumns() {
+		return f.layout().table(w, len(rows), row)
 	}
 	return f.each(w, len(rows), row)
 }
 
-// each runs the template for n things, a line each.
-func (f format) each(w io.Writer, n int, thing func(int) any) error {
+// columns is what a template begins with that is shown as a table.
+const columns = "table "
+
+func (f format) inColumns() bool { return strings.HasPrefix(string(f), columns) }
+
+// layout is the template itself.
+func (f format) layout() format {
+	if layout, ok := strings.CutPrefix(string(f), columns); ok {
+		return format(strings.TrimSpace(layout))
+	}
+	return f
+}
+
+func (f format) parse() (*template.Template, error) {
 	t, err := template.New("format").Funcs(template.FuncMap{
 		"json": func(v any) (string, error) { b, err := json.Marshal(v); return string(b), err },
 		"join": func(list []string, sep string) string { return strings.Join(list, sep) },
 	}).Option("missingkey=error").Parse(unescape(string(f)))
 	if err != nil {
-		return fmt.Errorf("--format: want table, json or a Go template: %w", err)
+		return nil, fmt.Errorf("--format: want table, json or a Go template: %w", err)
+	}
+	return t, nil
+}
+
+// each runs the template for n things, a line each.
+func (f format) each(w io.Writer, n int, thing func(int) any) error {
+	t, err := f.parse()
+	if err != nil {
+		return err
 	}
 	for i := range n {
 		var line strings.Builder

@@ -18,6 +18,7 @@ type globalOptions struct {
 	registries []string
 	debug      bool
 
+	opened  bool // the command line was right, and the home is there
 	quiet   bool // no progress display, whatever the terminal
 	display *ociprogress.Display
 }
@@ -39,6 +40,7 @@ func (g *globalOptions) open() (rt *runtime.Runtime, done func(), err error) {
 	if rt, err = runtime.New(o); err != nil {
 		return nil, nil, err
 	}
+	g.opened = true
 	return rt, sync.OnceFunc(func() {
 		if g.display != nil {
 			g.display.Close()

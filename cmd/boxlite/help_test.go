@@ -1,6 +1,7 @@
 package main
 
 import (
+	"regexp"
 	"strings"
 	"testing"
 
@@ -32,9 +33,18 @@ func TestEveryCommandIsExplained(t *testing.T) {
 			require.True(t, strings.HasPrefix(line, "  "), "%s: examples are indented: %q", path, line)
 			require.Contains(t, line, "boxlite ", path)
 		}
+		if f := c.Flag("filter"); f != nil {
+			_, ok := c.GetFlagCompletionFunc("filter")
+			require.True(t, ok, "%s: --filter has no completion", path)
+		}
 		if f := c.Flag("format"); f != nil {
 			_, ok := c.GetFlagCompletionFunc("format")
 			require.True(t, ok, "%s: --format has no completion", path)
+			if example := regexp.MustCompile("such as '(.*?)'").FindStringSubmatch(f.Usage); c.Name() != "save" {
+				require.NotEmpty(t, example, "%s: --format without an example", path)
+				require.NoError(t, f.Value.Set(example[1]))
+				require.NoError(t, c.PreRunE(c, nil), path)
+			}
 		}
 	}
 	root := root()

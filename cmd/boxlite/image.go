@@ -43,6 +43,9 @@ func inspectImageCommand(g *globalOptions) *cobra.Command {
   boxlite image inspect --format '{{.Config.Cmd}}' alpine`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if f == "table" {
+				return errors.New("inspect: --format table: there is none: see boxlite images")
+			}
 			return g.do(func(rt *runtime.Runtime) error {
 				store, err := rt.Images()
 				if err != nil {
@@ -55,10 +58,10 @@ func inspectImageCommand(g *globalOptions) *cobra.Command {
 					failed.add(err)
 					images = mergeNames(images, found)
 				}
-				if f != "json" {
-					err = f.each(os.Stdout, len(images), func(i int) any { return images[i] })
+				if f != "" && f != "json" {
+					err = list(&stdout, f, images, nil, nil)
 				} else {
-					e := json.NewEncoder(os.Stdout)
+					e := json.NewEncoder(&stdout)
 					e.SetEscapeHTML(false)
 					e.SetIndent("", "  ")
 					err = e.Encode(images)
@@ -70,28 +73,10 @@ func inspectImageCommand(g *globalOptions) *cobra.Command {
 			})
 		},
 	}
-	c.Flags().StringVar((*string)(&f), "format", "json", "json, or a Go template for each image")
+	c.Flags().StringVarP((*string)(&f), "format", "f", "json", `json, or a Go template for each image, such as '{{.Config.Cmd}}'`)
 	_ = c.RegisterFlagCompletionFunc("format", fixed("json"))
+	checkFormat[imageDetails](c, &f)
 	return c
-}
-
-type imageDetails struct {
-	oci.Image
-	References []string `json:"references"` // all names of it
-}
-
-func mergeNames(images []imageDetails, found []oci.Image) []imageDetails {
-next:
-	for _, img := range found {
-		for i := range images {
-			if images[i].Digest == img.Digest && images[i].Platform == img.Platform {
-				images[i].References = append(images[i].References, img.Reference)
-				continue next
-			}
-		}
-		images = append(images, imageDetails{img, []string{img.Reference}})
-	}
-	return images
 }
 
 func saveCommand(g *globalOptions) *cobra.Command {
@@ -108,6 +93,9 @@ all that is in them: a saved image has the same files, but other digests.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if output == "" && isTerminal(os.Stdout) {
 				return errors.New("save: an archive is not for a terminal: give a file with -o, or a pipe")
+			}
+			if form != oci.FormatOCI && form != oci.FormatDocker {
+				return fmt.Errorf("save: --format %q: want %s or %s", form, oci.FormatOCI, oci.FormatDocker)
 			}
 			o := oci.SaveOptions{Format: form, Progress: g.progress()}
 			var err error
@@ -139,7 +127,7 @@ all that is in them: a saved image has the same files, but other digests.`,
 // writeOutput writes a file that is there whole or not at all, or standard output.
 func writeOutput(name string, write func(io.Writer) error) (err error) {
 	if name == "" || name == "-" {
-		return write(os.Stdout)
+		return write(&stdout)
 	}
 	if fi, err := os.Stat(name); err == nil && !fi.Mode().IsRegular() { // a pipe or a device
 		f, err := os.OpenFile(name, os.O_WRONLY, 0)
@@ -149,7 +137,9 @@ func writeOutput(name string, write func(io.Writer) error) (err error) {
 		return errors.Join(write(f), f.Close())
 	}
 	tmp, err := os.CreateTemp(filepath.Dir(name), ".boxlite-save-*")
-	if err != nil {
+	if e := (*os.PathError)(nil); errors.As(err, &e) {
+		return fmt.Errorf("save: cannot make a file in %s: %w", filepath.Dir(name), e.Err)
+	} else if err != nil {
 		return err
 	}
 	defer func() {
@@ -181,7 +171,7 @@ or its digest where the archive gives it no name.`,
 			if input != "" && input != "-" {
 				var err error
 				if in, err = os.Open(input); err != nil {
-					return err
+					return fmt.Errorf("load: %w", err)
 				}
 				defer in.Close()
 			} else if isTerminal(in) {
@@ -204,7 +194,10 @@ or its digest where the archive gives it no name.`,
 					g.display.Close()
 				}
 				for _, img := range images {
-					fmt.Println(img.Reference)
+					say(img.Reference)
+				}
+				if err != nil && in != os.Stdin {
+					return fmt.Errorf("load: %s: %w", input, err)
 				}
 				return err
 			})

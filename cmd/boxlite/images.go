@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"path"
 	"strconv"
 	"strings"
@@ -28,6 +27,13 @@ that was interrupted goes on where it ended. Prints the image's digest.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			g.quiet = quiet
+			o := oci.PullOptions{Policy: oci.PullAlways, Progress: g.progress()}
+			if platform != "" {
+				var err error
+				if o.Platform, err = oci.ParsePlatform(platform); err != nil {
+					return err
+				}
+			}
 			rt, done, err := g.open()
 			if err != nil {
 				return err
@@ -37,12 +43,6 @@ that was interrupted goes on where it ended. Prints the image's digest.`,
 			if err != nil {
 				return err
 			}
-			o := oci.PullOptions{Policy: oci.PullAlways, Progress: g.progress()}
-			if platform != "" {
-				if o.Platform, err = oci.ParsePlatform(platform); err != nil {
-					return err
-				}
-			}
 			img, err := store.Pull(cmd.Context(), args[0], o)
 			if err != nil {
 				return err
@@ -51,7 +51,7 @@ that was interrupted goes on where it ended. Prints the image's digest.`,
 				return err
 			}
 			done()
-			fmt.Println(img.Digest)
+			say(img.Digest)
 			return nil
 		},
 	}
@@ -62,24 +62,25 @@ that was interrupted goes on where it ended. Prints the image's digest.`,
 
 // listImagesCommand is `boxlite images` and `boxlite image ls`.
 func listImagesCommand(g *globalOptions, use string) *cobra.Command {
-	var quiet, all bool
+	var quiet, whole bool
 	var f format
 	var filters []string
 	c := &cobra.Command{
 		Use:   use + " [flags] [NAME]",
 		Short: "List the images in the store",
 		Long: `Lists the images in the store, or those called NAME, which may have * and ?.
-Images that no name leads to any more, because their tag means another by now,
-are listed with -a.`,
+Images that no name leads to, because their tag means another by now, or because
+they came from an archive without a name, show <none>.`,
 		Example: `  boxlite images
   boxlite images --filter 'reference=alpine:*'
-  boxlite images -a --filter dangling=true -q`,
+  boxlite images --filter dangling=true -q
+  boxlite images --format '{{.Repository}}:{{.Tag}} {{.Size}}'`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				filters = append(filters, "reference="+args[0])
 			}
-			keep, err := imageFilter(filters, all)
+			keep, err := imageFilter(filters)
 			if err != nil {
 				return err
 			}
@@ -99,54 +100,56 @@ are listed with -a.`,
 				}
 				if quiet {
 					for _, img := range images {
-						fmt.Println(img.Digest)
+						say(img.Digest)
 					}
 					return nil
 				}
-				return list(os.Stdout, f, images, []string{"IMAGE", "DIGEST", "PLATFORM", "PULLED", "SIZE"}, func(img oci.Image) []string {
-					return []string{imageName(img), img.Digest.Short(), img.Platform.String(), age(img.PulledAt), size(img.Size)}
-				})
+				if f == "" || f == "table" {
+					return list(&stdout, f, images, []string{"IMAGE", "DIGEST", "PLATFORM", "PULLED", "SIZE"}, func(img oci.Image) []string {
+						digest := img.Digest.Short()
+						if whole {
+							digest = string(img.Digest)
+						}
+						return []string{imageName(img), digest, img.Platform.String(), age(img.PulledAt), size(img.Size)}
+					})
+				}
+				rows := make([]imageRow, len(images))
+				for i, img := range images {
+					rows[i] = newImageRow(img)
+				}
+				return list(&stdout, f, rows, nil, nil)
 			})
 		},
 	}
-	f.add(c)
+	addFormat[imageRow](c, &f, "", "{{.Repository}}:{{.Tag}}")
 	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "digests only")
-	c.Flags().BoolVarP(&all, "all", "a", false, "images without a name too")
-	c.Flags().StringArrayVar(&filters, "filter", nil, "only those with reference=PATTERN, dangling=true|false or label=KEY[=VALUE]; all of several")
+	c.Flags().BoolVar(&whole, "no-trunc", false, "whole digests")
+	c.Flags().BoolP("all", "a", false, "")
+	_ = c.Flags().MarkHidden("all") // docker's; nothing is left out that it would add
+	c.Flags().StringArrayVarP(&filters, "filter", "f", nil, "only those with reference=PATTERN, dangling=true|false or label=KEY[=VALUE]; all of several")
+	_ = c.RegisterFlagCompletionFunc("filter", func(_ *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
+		offers := []string{"reference=", "dangling=true", "dangling=false", "label="}
+		return beginning(offers, typed), cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
+	})
 	return c
 }
 
-// imageName leaves out the digest of an image without a name, which has a
-// column of its own.
-func imageName(img oci.Image) string {
-	if !img.Dangling {
-		return img.Reference
-	}
-	repository, _, ok := strings.Cut(img.Reference, "@")
-	if !ok {
-		return "<none>"
-	}
-	return repository + ":<none>"
-}
-
-// imageFilter makes one test of the --filter flags. Images without a name are
-// shown when asked for.
-func imageFilter(filters []string, all bool) (func(oci.Image) bool, error) {
+// imageFilter makes one test of the --filter flags.
+func imageFilter(filters []string) (func(oci.Image) bool, error) {
 	var tests []func(oci.Image) bool
 	for _, f := range filters {
 		key, value, ok := strings.Cut(f, "=")
 		switch {
 		case ok && key == "reference":
 			if _, err := path.Match(value, ""); err != nil {
-				return nil, fmt.Errorf("--filter %s: not a pattern", f)
+				return nil, fmt.Errorf("images: --filter %q: not a pattern: it may have * and ?, and [a-z] for one of some", f)
 			}
 			tests = append(tests, func(img oci.Image) bool { return matchesReference(value, img.Reference) })
 		case ok && key == "dangling":
 			want, err := strconv.ParseBool(value)
 			if err != nil {
-				return nil, fmt.Errorf("--filter %s: want true or false", f)
+				return nil, fmt.Errorf("images: --filter %q: want true or false", f)
 			}
-			all = true
 			tests = append(tests, func(img oci.Image) bool { return img.Dangling == want })
 		case ok && key == "label":
 			name, text, given := strings.Cut(value, "=")
@@ -155,7 +158,7 @@ func imageFilter(filters []string, all bool) (func(oci.Image) bool, error) {
 				return ok && (!given || have == text)
 			})
 		default:
-			return nil, fmt.Errorf("--filter %s: want reference=PATTERN, dangling=true|false or label=KEY[=VALUE]", f)
+			return nil, fmt.Errorf("images: --filter %q: want reference=PATTERN, dangling=true|false or label=KEY[=VALUE]", f)
 		}
 	}
 	return func(img oci.Image) bool {
@@ -164,7 +167,7 @@ func imageFilter(filters []string, all bool) (func(oci.Image) bool, error) {
 				return false
 			}
 		}
-		return all || !img.Dangling
+		return true
 	}, nil
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	goruntime "runtime"
 	"text/tabwriter"
 
@@ -45,13 +44,13 @@ more of the host.`,
 					return err
 				}
 				if f == "" || f == "table" {
-					return i.print(os.Stdout)
+					return i.print(&stdout)
 				}
-				return list(os.Stdout, f, []hostInfo{*i}, nil, nil)
+				return list(&stdout, f, []hostInfo{*i}, nil, nil)
 			})
 		},
 	}
-	f.add(c)
+	addFormat[hostInfo](c, &f, "f", "{{.Virtualization}}")
 	return c
 }
 

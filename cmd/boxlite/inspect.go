@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/json"
 	"errors"
-	"os"
 	"path/filepath"
 
 	"github.com/anthropics/boxlite/pkg/runtime"
@@ -19,19 +18,23 @@ type inspected struct {
 }
 
 func inspectCommand(g *globalOptions) *cobra.Command {
-	var f string
+	var f format
 	c := &cobra.Command{
 		Use:   "inspect [flags] BOX...",
 		Short: "Show all that is known of boxes",
 		Long: `Shows boxes, named by id, by the beginning of an id, or by name, as a JSON array:
-status, exit code, times, and the options each was made with. With --format each
-box is a line of JSON, or goes through a Go template with the same fields. Boxes
-that are not there are told of on standard error, and the exit code is 1 then.`,
+status, times, and the options each was made with, and the exit code of its
+command, 128+n when signal n ended it. With --format each box is a line of JSON,
+or goes through a Go template with the same fields. Boxes that are not there are
+told of on standard error, and the exit code is 1 then.`,
 		Example: `  boxlite inspect web
   boxlite inspect -f '{{.Status}} {{.PID}}' web
   boxlite inspect -f '{{json .Options.Env}}' web db`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if f == "table" {
+				return errors.New("inspect: --format table: there is none: see boxlite ls")
+			}
 			return onRuntime(g, func(rt *runtime.Runtime) error {
 				var failed failures
 				found := []inspected{} // of none it is [], not null
@@ -47,7 +50,7 @@ that are not there are told of on standard error, and the exit code is 1 then.`,
 						continue
 					}
 					console := b.ConsolePath()
-					found = append(found, inspected{i, b.Options(), filepath.Dir(console), console})
+					found = append(found, inspected{asShell(i), b.Options(), filepath.Dir(console), console})
 				}
 				if err := printInspected(f, found); err != nil {
 					return err
@@ -56,20 +59,28 @@ that are not there are told of on standard error, and the exit code is 1 then.`,
 			})
 		},
 	}
-	c.Flags().StringVarP(&f, "format", "f", "", `json (an object per line), or a Go template such as '{{.Status}}' (default: a JSON array)`)
+	c.Flags().StringVarP((*string)(&f), "format", "f", "", `json (an object per line), or a Go template such as '{{.Status}}' (default: a JSON array)`)
 	_ = c.RegisterFlagCompletionFunc("format", fixed("json"))
+	checkFormat[inspected](c, &f)
 	return c
 }
 
-func printInspected(f string, found []inspected) error {
-	switch f {
-	case "":
-		e := json.NewEncoder(os.Stdout)
+// asShell makes an exit code that is minus a signal's number what a shell, and all
+// that this program prints, has for it: 137 of SIGKILL.
+func asShell(i runtime.BoxInfo) runtime.BoxInfo {
+	if i.ExitCode != nil {
+		code := shellCode(*i.ExitCode)
+		i.ExitCode = &code
+	}
+	return i
+}
+
+func printInspected(f format, found []inspected) error {
+	if f == "" {
+		e := json.NewEncoder(&stdout)
 		e.SetEscapeHTML(false)
 		e.SetIndent("", "    ")
 		return e.Encode(found)
-	case "table":
-		return errors.New("inspect: --format table: there is none, see boxlite ls")
 	}
-	return list(os.Stdout, format(f), found, nil, nil)
+	return list(&stdout, f, found, nil, nil)
 }

@@ -38,7 +38,7 @@ the home directory, and tells which of them boxes boot.`,
 				if err != nil {
 					return err
 				}
-				return list(os.Stdout, f, kernels, []string{"SOURCE", "DIGEST", "VERSION", "SIZE", "IN USE"}, func(k runtime.KernelInfo) []string {
+				return list(&stdout, f, kernels, []string{"SOURCE", "DIGEST", "VERSION", "SIZE", "IN USE"}, func(k runtime.KernelInfo) []string {
 					use, bytes := "", ""
 					if k.InUse {
 						use = "yes"
@@ -51,7 +51,7 @@ the home directory, and tells which of them boxes boot.`,
 			})
 		},
 	}
-	f.add(c)
+	addFormat[runtime.KernelInfo](c, &f, "", "{{.Reference}} {{.Digest}}")
 	return c
 }
 
@@ -85,7 +85,7 @@ Prints the artifact's digest.`,
 				if !k.InUse {
 					fmt.Fprintln(os.Stderr, "boxlite: installed, but boxes boot from another; see boxlite kernel ls")
 				}
-				fmt.Println(k.Digest)
+				say(k.Digest)
 				return nil
 			})
 		},
@@ -119,7 +119,7 @@ this program, for its architecture alone. Prints the artifact's digest.`,
 				if err != nil {
 					return err
 				}
-				fmt.Println(digest)
+				say(digest)
 				return nil
 			})
 		},

@@ -25,7 +25,8 @@ func logsCommand(g *globalOptions) *cobra.Command {
 on our own, in this run of the box and in those before. The last 20 to 30 MB are
 kept with the box. With --console it is what the box's kernel printed.`,
 		Example: `  boxlite logs -f web
-  boxlite logs --since 10m -n 100 -t web`,
+  boxlite logs --since 10m -n 100 -t web
+  boxlite logs --console -f web`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o := runtime.LogOptions{Follow: follow}
@@ -47,6 +48,9 @@ kept with the box. With --console it is what the box's kernel printed.`,
 					o.Since = at
 				}
 			}
+			if console && (since != "" || timestamps) {
+				return errors.New("logs: --console goes with -f and -n only: what the kernel prints has no times")
+			}
 			return onRuntime(g, func(rt *runtime.Runtime) error {
 				b, err := rt.Get(cmd.Context(), args[0])
 				if err != nil {
@@ -55,8 +59,12 @@ kept with the box. With --console it is what the box's kernel printed.`,
 				if !console {
 					return quietPipe(printLogs(cmd, b, o, timestamps))
 				}
-				if follow || since != "" || timestamps {
-					return errors.New("logs: --console goes with -n only: what the kernel prints has no times")
+				if follow {
+					lines := -1
+					if tail != "all" {
+						lines = o.Tail
+					}
+					return b.FollowConsole(cmd.Context(), &stdout, lines)
 				}
 				text, err := b.ConsoleLog(cmd.Context())
 				if err != nil {
@@ -65,8 +73,8 @@ kept with the box. With --console it is what the box's kernel printed.`,
 				if tail != "all" {
 					text = lastLines(text, o.Tail)
 				}
-				_, err = io.WriteString(os.Stdout, text)
-				return quietPipe(err)
+				_, err = io.WriteString(&stdout, text)
+				return err
 			})
 		},
 	}
@@ -82,7 +90,7 @@ kept with the box. With --console it is what the box's kernel printed.`,
 // printLogs copies a log's streams to ours.
 func printLogs(cmd *cobra.Command, b *runtime.LiteBox, o runtime.LogOptions, timestamps bool) error {
 	out := map[runtime.Stream]*bufio.Writer{
-		runtime.StreamStdout: bufio.NewWriterSize(os.Stdout, 64<<10),
+		runtime.StreamStdout: bufio.NewWriterSize(&stdout, 64<<10),
 		runtime.StreamStderr: bufio.NewWriterSize(os.Stderr, 64<<10),
 	}
 	flush := func() error { return errors.Join(out[runtime.StreamStdout].Flush(), out[runtime.StreamStderr].Flush()) }
@@ -118,6 +126,9 @@ func quietPipe(err error) error {
 }
 
 func lastLines(text string, n int) string {
+	if n == 0 || text == "" {
+		return ""
+	}
 	lines := strings.SplitAfter(strings.TrimSuffix(text, "\n"), "\n")
 	return strings.Join(lines[max(0, len(lines)-n):], "") + "\n"
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -52,12 +51,15 @@ pass one of those of each kind, except labels, of which it must have all.`,
 				boxes = choose(boxes, want, all || last >= 0 || want.status != nil, last)
 				if quiet {
 					for _, b := range boxes {
-						fmt.Println(b.ID)
+						say(b.ID)
 					}
 					return nil
 				}
+				for i := range boxes {
+					boxes[i] = asShell(boxes[i])
+				}
 				now := time.Now()
-				return list(os.Stdout, f, boxes, []string{"ID", "NAME", "IMAGE", "COMMAND", "STATUS", "CREATED"}, func(b runtime.BoxInfo) []string {
+				return list(&stdout, f, boxes, []string{"ID", "NAME", "IMAGE", "COMMAND", "STATUS", "CREATED"}, func(b runtime.BoxInfo) []string {
 					id, command := string(b.ID), commandText(b.Command, whole)
 					if short > 0 {
 						id = id[:min(short, len(id))]
@@ -67,14 +69,14 @@ pass one of those of each kind, except labels, of which it must have all.`,
 			})
 		},
 	}
-	f.add(c)
+	addFormat[runtime.BoxInfo](c, &f, "", "{{.ID}} {{.Name}}")
 	fl := c.Flags()
 	fl.BoolVarP(&all, "all", "a", false, "list boxes that do not run, too")
 	fl.BoolVarP(&quiet, "quiet", "q", false, "ids only")
 	fl.BoolVar(&whole, "no-trunc", false, "whole ids and commands")
 	fl.IntVarP(&last, "last", "n", -1, "list the last so many that were made, running or not")
 	fl.BoolVarP(&latest, "latest", "l", false, "list the one that was made last, running or not")
-	fl.StringArrayVar(&filters, "filter", nil, "list only boxes with this: see above")
+	fl.StringArrayVarP(&filters, "filter", "f", nil, "list only boxes with this: see above")
 	_ = c.RegisterFlagCompletionFunc("filter", completeFilter)
 	return c
 }

@@ -10,9 +10,11 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// Exit codes of our own; every other code is the command's in the box.
+// Exit codes of our own, as docker has them; every other code is the command's in
+// the box. See docs/CLI.md.
 const (
-	exitFailed = 125 // boxlite could not do it; see also exitSome
+	exitSome   = 1   // what was asked for could not be done, for some boxes or all
+	exitFailed = 125 // the command line is wrong, or boxlite run did not get to its command
 )
 
 // exitError ends the program with a code, after a message where there is one.
@@ -35,9 +37,19 @@ func main() {
 	os.Exit(exitCode(err))
 }
 
-// exitCode prints what there is to say of an error, and chooses the code.
+// exitCode prints what there is to say of an error, and chooses the code. That
+// standard output could not be written is an error, too, unless its reader left.
 func exitCode(err error) int {
-	if err == nil {
+	if out := stdout.failure(); out != nil && !errors.Is(err, out) {
+		switch {
+		case readerLeft(out): // whatever else follows from that
+		case err == nil:
+			err = out
+		default:
+			warn(out)
+		}
+	}
+	if err == nil || readerLeft(err) {
 		return 0
 	}
 	code := exitFailed
@@ -45,10 +57,30 @@ func exitCode(err error) int {
 	if errors.As(err, &exit) {
 		code, err = exit.code, exit.err
 	}
-	if err != nil {
-		fmt.Fprintf(os.Stderr, "boxlite: %v\n", err)
-	}
+	warn(err)
 	return code
+}
+
+// chooseCodes gives the errors of a command, and of those below it, the code of
+// docs/CLI.md: exitSome for what the command could not do, once it knew what was
+// asked. What comes before, and all of it for commands whose other codes are those
+// of a command in a box, is exitFailed.
+func chooseCodes(c *cobra.Command, g *globalOptions) {
+	for _, sub := range c.Commands() {
+		chooseCodes(sub, g)
+	}
+	run := c.RunE
+	if run == nil || c.Name() == "run" || c.Name() == "create" {
+		return
+	}
+	c.RunE = func(c *cobra.Command, args []string) error {
+		err := run(c, args)
+		var exit *exitError
+		if err == nil || !g.opened || errors.As(err, &exit) || errors.As(err, new(*stdoutError)) {
+			return err
+		}
+		return &exitError{exitSome, err}
+	}
 }
 
 func root() *cobra.Command {
@@ -57,8 +89,15 @@ func root() *cobra.Command {
 		Use:   "boxlite",
 		Short: "Run OCI images in micro-VMs of their own",
 		Long: `boxlite runs any OCI image in its own hardware-isolated micro-VM: one static
-binary, no daemon, no root.`,
-		Version:       version,
+binary, no daemon, no root.
+
+Exit codes are docker's: 0 when all was done; 1 when something that was asked for
+could not be done, as with a box that is not there; 125 when the command line is
+wrong, or the home directory cannot be opened. What boxlite run, start -a, attach
+and exec end with is the code of the command in the box, 128+n when signal n ended
+it, 127 and 126 when it could not be found or executed; boxlite run and create
+have 125 where others have 1.`,
+		Version:       versionString(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
@@ -68,11 +107,13 @@ binary, no daemon, no root.`,
 		runCommand(g), createCommand(g), startCommand(g), attachCommand(g), logsCommand(g), waitCommand(g), execCommand(g),
 		listCommand(g), inspectCommand(g), stopCommand(g), restartCommand(g), killCommand(g), removeCommand(g), renameCommand(g), eventsCommand(g),
 		copyCommand(g), topCommand(g), statsCommand(g),
-		pullCommand(g), listImagesCommand(g, "images"), imageCommand(g), removeImageCommand(g, "rmi"), pruneCommand(g), systemCommand(g), kernelCommand(g),
+		pullCommand(g), listImagesCommand(g, "images"), imageCommand(g), removeImageCommand(g, "rmi"), saveCommand(g), loadCommand(g), pruneCommand(g), systemCommand(g), kernelCommand(g),
 		infoCommand(g), vmCommand(), doctorCommand(), versionCommand(), completionCommand(),
 	)
 	c.SetHelpCommand(helpCommand())
+	c.SetOut(&stdout)
 	completeArguments(c, g)
 	explainUsage(c)
+	chooseCodes(c, g)
 	return c
 }

@@ -106,6 +106,8 @@ func TestGuestDetached(t *testing.T) {
 	var waited bytes.Buffer
 	waiting.Stdout = &waited
 	require.NoError(t, waiting.Start())
+	console := program(t, home, "logs", "--console", "-f", "job")
+	require.NoError(t, console.Start())
 	following := program(t, home, "logs", "-f", "job")
 	var followed, followedErr bytes.Buffer
 	following.Stdout, following.Stderr = &followed, &followedErr
@@ -121,6 +123,7 @@ func TestGuestDetached(t *testing.T) {
 	_ = again.Wait()
 	require.NoError(t, waiting.Wait())
 	require.NoError(t, following.Wait())
+	require.NoError(t, console.Wait(), "which ends with the box")
 	code := strconv.Itoa(again.ProcessState.ExitCode())
 	require.Equal(t, code+"\n"+code+"\n", waited.String())
 	require.True(t, strings.HasPrefix(followedErr.String(), "err\n"), followedErr.String()) // the shell may tell of the signal, too
@@ -129,13 +132,14 @@ func TestGuestDetached(t *testing.T) {
 	r = call("logs", "-t", "-n", "2", "job")
 	require.Regexp(t, `^20\d\d-\d\d-\d\dT\S+Z `, r.stdout)
 	require.Zero(t, call("logs", "--console", "job").code)
-	require.Equal(t, 125, call("logs", "--console", "-f", "job").code)
+	require.Equal(t, call("logs", "--console", "job"), call("logs", "--console", "-f", "job"), "of a box that has stopped")
+	require.Equal(t, call("logs", "--console", "-n", "2", "job"), call("logs", "--console", "-f", "-n", "2", "job"))
 	require.Equal(t, result{code + "\n", "", 0}, call("wait", "job"), "of a box that has stopped")
 	r = call("exec", "job", "true")
-	require.Equal(t, 125, r.code)
+	require.Equal(t, exitSome, r.code)
 	require.Contains(t, r.stderr, "start it")
 	r = call("attach", "job")
-	require.Equal(t, 125, r.code)
+	require.Equal(t, exitSome, r.code)
 	require.Contains(t, r.stderr, "start it")
 
 	// Once more, in the foreground.

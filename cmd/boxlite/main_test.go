@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -14,6 +15,12 @@ import (
 // call runs the command line in this process and returns the exit code and what
 // was printed as an error.
 func call(t *testing.T, args ...string) (code int, stderr string) {
+	t.Helper()
+	return callWith(t, new(bytes.Buffer), args...)
+}
+
+// callWith is call with a writer for what cobra itself prints.
+func callWith(t *testing.T, out io.Writer, args ...string) (code int, stderr string) {
 	t.Helper()
 	old := os.Stderr
 	r, w, err := os.Pipe()
@@ -27,7 +34,7 @@ func call(t *testing.T, args ...string) (code int, stderr string) {
 	}()
 	c := root()
 	c.SetArgs(args)
-	c.SetOut(new(bytes.Buffer))
+	c.SetOut(out)
 	c.SetErr(w)
 	code = exitCode(c.Execute())
 	w.Close()
@@ -40,10 +47,42 @@ func TestWrongInputs(t *testing.T) {
 	home := t.TempDir()
 	file := filepath.Join(home, "file")
 	require.NoError(t, os.WriteFile(file, []byte("text"), 0o600))
+	// The command line itself is right: what it is about is not there, or refuses.
+	later := []string{
+		"attach no such box", "logs no such box", "exec no such box", "cp no such box", "top no such box", "stats no such box",
+		"bad reference", "missing layout", "archive is a file", "registry down", "remove no such image", "save no such image", "save to nowhere", "load text", "inspect no such image",
+	}
 	for name, c := range map[string]struct {
 		args []string
 		want string
 	}{
+		"two groups":            {[]string{"run", "-u", "a:b:c", "127.0.0.1:1/image"}, `user "a:b:c": want NAME or UID`},
+		"no such size":          {[]string{"create", "-m", "1x", "x"}, `--memory "1x": want a size such as 512m`},
+		"cp no such box":        {[]string{"cp", "gone:/a", home}, `"gone"`},
+		"cp both here":          {[]string{"cp", "a", "b"}, "neither path is in a box"},
+		"top no such box":       {[]string{"top", "gone"}, `"gone"`},
+		"stats no such box":     {[]string{"stats", "--no-stream", "gone"}, `"gone"`},
+		"stats template":        {[]string{"stats", "--format", "{{.Nope}}"}, "--format: there is no field .Nope"},
+		"template":              {[]string{"ls", "--format", "{{.Name"}, "--format: want table, json or a Go template"},
+		"field":                 {[]string{"ls", "--format", "table {{.Name}}\t{{.Nope}}"}, "--format: there is no field .Nope: --format json shows"},
+		"inspect as a table":    {[]string{"inspect", "-f", "table", "x"}, "see boxlite ls"},
+		"since after until":     {[]string{"events", "--since", "2h", "--until", "3h"}, "--since 2h is later than --until 3h"},
+		"console's times":       {[]string{"logs", "--console", "-t", "x"}, "--console goes with -f and -n only"},
+		"save as what":          {[]string{"image", "save", "--format", "zip", "x"}, "oci-archive or docker-archive"},
+		"df in detail as JSON":  {[]string{"system", "df", "-v", "--format", "json"}, "leave it or --format out"},
+		"prune nobody asked":    {[]string{"prune"}, "add -f"},
+		"remove no such image":  {[]string{"rmi", "nope"}, "no such image"},
+		"save no such image":    {[]string{"image", "save", "-o", filepath.Join(home, "o"), "nope"}, "nope"},
+		"inspect no such image": {[]string{"image", "inspect", "nope"}, "nope"},
+		"load from nowhere":     {[]string{"image", "load", "-i", filepath.Join(home, "none")}, "none: no such file"},
+		"filter of images":      {[]string{"images", "--filter", "dangling=perhaps"}, "want true or false"},
+		"kill with what":        {[]string{"kill", "-s", "NOPE", "x"}, "NOPE"},
+		"cp one":                {[]string{"cp", "x"}, "cp: too few arguments: boxlite cp [flags] BOX:SRC DEST|-, or boxlite cp [flags] SRC|- BOX:DEST"},
+		"exec empty command":    {[]string{"exec", "x", ""}, "the command is empty: boxlite exec BOX COMMAND"},
+		"save to nowhere":       {[]string{"save", "-o", filepath.Join(home, "none", "o"), "nope"}, "cannot make a file in " + filepath.Join(home, "none") + ": no such file"},
+		"load text":             {[]string{"load", "-i", file}, "load: " + file + ": oci: loading images: not a tar archive"},
+		"images of what":        {[]string{"images", "a["}, `"reference=a[": not a pattern`},
+		"rename one":            {[]string{"rename", "x"}, "too few arguments"},
 		"no image":              {[]string{"run"}, "no image given"},
 		"image without a name":  {[]string{"run", "", "true"}, "the image's name is empty"},
 		"0 CPUs":                {[]string{"run", "--cpus", "0", "x"}, "--cpus 0"},
@@ -90,7 +129,11 @@ func TestWrongInputs(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			code, stderr := call(t, append([]string{"--home", filepath.Join(home, "h")}, c.args...)...)
-			require.Equal(t, exitFailed, code, stderr)
+			want := exitFailed
+			if slices.Contains(later, name) {
+				want = exitSome
+			}
+			require.Equal(t, want, code, stderr)
 			require.Contains(t, stderr, c.want)
 			require.Equal(t, 1, strings.Count(stderr, "\n"), "one line, not:\n%s", stderr)
 			left, err := filepath.Glob(filepath.Join(home, "h", "boxes", "*"))

@@ -3,18 +3,17 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/anthropics/boxlite/pkg/runtime"
 )
 
-// exitSome is the code of a command on boxes that failed for some of them, as
-// docker has it. What concerns no box, such as a wrong flag, is exitFailed.
-const exitSome = 1
-
 // atOnce bounds how many boxes are dealt with at a time: stopping takes each its
 // grace, and a restart the memory of a boot.
 const atOnce = 8
+
+// errNothingDone is of a box that is none of those that a command was done to, and
+// no failure either.
+var errNothingDone = errors.New("nothing to do")
 
 // onBoxes does the same for several boxes, a few at a time: all are tried, the
 // names of those that worked are printed in the order given, and what failed is
@@ -39,7 +38,8 @@ func onBoxes(ctx context.Context, names []string, do func(name string) error) er
 		err := <-results[i]
 		switch {
 		case err == nil:
-			fmt.Println(name)
+			say(name)
+		case errors.Is(err, errNothingDone):
 		case signalOf(ctx) == 0: // otherwise each would just say that it was given up
 			failed.add(err)
 		}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"strings"
 
 	"github.com/anthropics/boxlite/pkg/runtime"
@@ -69,10 +68,10 @@ func prune(cmd *cobra.Command, g *globalOptions, o runtime.PruneOptions) error {
 	return g.do(func(rt *runtime.Runtime) error {
 		rep, err := rt.Prune(cmd.Context(), o)
 		for _, b := range rep.Boxes {
-			fmt.Println("Box:", strings.TrimSpace(string(b.ID)+" "+b.Name))
+			say("Box:", strings.TrimSpace(string(b.ID)+" "+b.Name))
 		}
 		printRemoved(rep.Images)
-		fmt.Println("Freed:", size(rep.Freed))
+		say("Freed:", size(rep.Freed))
 		return err
 	})
 }

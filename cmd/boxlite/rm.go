@@ -15,7 +15,7 @@ func removeCommand(g *globalOptions) *cobra.Command {
 		Short: "Remove boxes and their disks",
 		Long: `Removes boxes, named by id, by the beginning of an id, or by name, with their
 disks and logs, and prints what was removed. A running box is left alone unless
--f kills it first; with -f a box that is not there is no failure either.
+-f kills it first; with -f a box that is not there is told of, but no failure.
 
 With --all it is every box of the home directory. That asks first, on a
 terminal; elsewhere it needs -f.`,
@@ -51,8 +51,8 @@ terminal; elsewhere it needs -f.`,
 				return onBoxes(ctx, args, func(name string) error {
 					err := rt.Remove(ctx, name, force)
 					if force && errors.Is(err, runtime.ErrNotFound) {
-						warn(err)
-						return nil
+						warn(err) // as docker does
+						return errNothingDone
 					}
 					return err
 				})

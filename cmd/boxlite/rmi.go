@@ -1,8 +1,6 @@
 package main
 
 import (
-	"fmt"
-
 	"github.com/anthropics/boxlite/pkg/oci"
 	"github.com/anthropics/boxlite/pkg/runtime"
 	"github.com/spf13/cobra"
@@ -41,12 +39,12 @@ with -f its name goes, and the rest with the last of those boxes.`,
 
 func printRemoved(r oci.Removed) {
 	for _, ref := range r.Untagged {
-		fmt.Println("Untagged:", ref)
+		say("Untagged:", ref)
 	}
 	for _, d := range r.Deleted {
-		fmt.Println("Deleted:", d)
+		say("Deleted:", d)
 	}
 	for _, d := range r.Kept {
-		fmt.Println("Kept for the boxes that use it:", d)
+		say("Kept for the boxes that use it:", d)
 	}
 }

@@ -28,6 +28,7 @@ image's own command when none is given. The box stops when the command ends.
 Output is streamed byte for byte, signals are passed on, and the exit code is
 the command's: 128+n when signal n ended it, 127 when it was not found, 126 when
 it could not be executed, 125 when boxlite itself could not do what was asked.
+Other commands have 1 for that; see boxlite --help.
 
 With -d the box runs in the background, and its id is printed; see boxlite logs,
 attach, wait and stop. With -it, typing ctrl-p ctrl-q leaves a box running.
@@ -39,7 +40,7 @@ there is no IMAGE.`,
 		Example: `  boxlite run alpine echo hello
   boxlite run -it --rm python:3.12 python
   echo 'print(6*7)' | boxlite run -i --rm python:3.12 python -
-  boxlite run -d --name web nginx
+  boxlite run -d --name web -m 1g --cpus 4 nginx
   boxlite run --rm --rootfs ./rootfs -- /bin/sh -c 'id'`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts, err := o.options(cmd, args)
@@ -96,7 +97,7 @@ func run(ctx context.Context, g *globalOptions, o *runOptions, opts runtime.BoxO
 		}
 		ran = true
 		done()
-		fmt.Println(box.ID())
+		say(box.ID())
 		return nil
 	}
 	rows, cols := 0, 0

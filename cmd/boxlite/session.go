@@ -162,7 +162,7 @@ func onEach(ctx context.Context, rt *runtime.Runtime, names []string, do func(*r
 		if err == nil {
 			var said string
 			if said, err = do(box); err == nil {
-				fmt.Println(orElse(said, name))
+				say(orElse(said, name))
 			}
 		}
 		failed.add(err)

@@ -52,20 +52,19 @@ from and wrote to its disks. A box that does not answer shows "--".
 			}
 			switch {
 			case f == "prometheus":
-				return s.prometheus(ctx, os.Stdout)
+				return s.prometheus(ctx, &stdout)
 			case once:
-				return s.once(ctx, os.Stdout, f)
+				return s.once(ctx, &stdout, f)
 			}
-			if err = s.stream(ctx, os.Stdout, f, isTerminal(os.Stdout)); ctx.Err() != nil {
+			if err = s.stream(ctx, &stdout, f, isTerminal(os.Stdout)); ctx.Err() != nil {
 				return nil // how this command is meant to end
 			}
 			return err
 		},
 	}
 	c.Flags().StringVar((*string)(&f), "format", "table", `table, json (an object per line), prometheus, or a Go template such as '{{.Name}} {{.CPUPerc}}'`)
-	_ = c.RegisterFlagCompletionFunc("format", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-		return []string{"table", "json", "prometheus"}, cobra.ShellCompDirectiveNoFileComp
-	})
+	_ = c.RegisterFlagCompletionFunc("format", fixed("table", "json", "prometheus"))
+	checkFormat[boxStats](c, &f, "prometheus")
 	c.Flags().BoolVar(&once, "no-stream", false, "show figures of one second, and end")
 	return c
 }

@@ -1,8 +1,8 @@
 package main
 
 import (
+	"errors"
 	"fmt"
-	"os"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -40,11 +40,15 @@ func diskUsageCommand(g *globalOptions) *cobra.Command {
 		Short: "Show what takes up how much space",
 		Long: `Shows the bytes that images, boxes, kernels and unfinished downloads take up on
 disk, and how much of it boxlite prune -a would free. Layers that images share
-count once; disks of boxes count with what is stored of them.`,
+count once; disks of boxes count with what is stored of them. The kernel that is
+built into boxlite is in the home directory, and counts, once a box has started.`,
 		Example: `  boxlite system df
   boxlite system df -v`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if verbose && cmd.Flags().Changed("format") {
+				return errors.New("df: -v is a text of its own: leave it or --format out")
+			}
 			return g.do(func(rt *runtime.Runtime) error {
 				u, err := rt.DiskUsage(cmd.Context())
 				if err != nil {
@@ -53,13 +57,13 @@ count once; disks of boxes count with what is stored of them.`,
 				if verbose {
 					return printUsage(u)
 				}
-				return list(os.Stdout, f, usageRows(u), []string{"TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"}, func(r usageRow) []string {
+				return list(&stdout, f, usageRows(u), []string{"TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"}, func(r usageRow) []string {
 					return []string{r.Type, strconv.Itoa(r.Total), strconv.Itoa(r.Active), size(r.Size), size(r.Reclaimable)}
 				})
 			})
 		},
 	}
-	f.add(c)
+	addFormat[usageRow](c, &f, "", "{{.Type}} {{.Size}}")
 	c.Flags().BoolVarP(&verbose, "verbose", "v", false, "each image and box")
 	return c
 }
@@ -89,13 +93,13 @@ func usageRows(u runtime.DiskUsage) []usageRow {
 		}
 	}
 	return []usageRow{images, boxes,
-		{Type: "Kernels", Size: u.Kernels, Reclaimable: u.UnusedKernels},
+		{Type: "Kernels", Total: u.KernelCount, Active: u.KernelCount - u.UnusedKernelCount, Size: u.Kernels, Reclaimable: u.UnusedKernels},
 		{Type: "Downloads", Size: u.Images.Unfinished, Reclaimable: u.Images.Unfinished}}
 }
 
 // printUsage is the long form.
 func printUsage(u runtime.DiskUsage) error {
-	w := tabwriter.NewWriter(os.Stdout, 0, 8, 3, ' ', 0)
+	w := tabwriter.NewWriter(&stdout, 0, 8, 3, ' ', 0)
 	fmt.Fprintln(w, "IMAGE\tDIGEST\tSHARED\tUNIQUE\tUSED BY")
 	for _, i := range u.Images.Images {
 		var by []string

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"os"
 	"strconv"
 	"time"
 
@@ -38,12 +37,12 @@ process has had over its life, in percent.`,
 				return err
 			}
 			now := time.Now()
-			return list(os.Stdout, f, processes, []string{"UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"}, func(p runtime.Process) []string {
+			return list(&stdout, f, processes, []string{"UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"}, func(p runtime.Process) []string {
 				return processRow(p, now)
 			})
 		},
 	}
-	f.add(c)
+	addFormat[runtime.Process](c, &f, "", "{{.PID}} {{.Command}}")
 	return c
 }
 

@@ -30,6 +30,9 @@ func explainUsage(c *cobra.Command) {
 func explainFlag(c *cobra.Command, err error) error {
 	var value *pflag.InvalidValueError
 	var number *strconv.NumError
+	if errors.As(err, &value) && value.GetFlag().Value.Type() == "size" {
+		return fmt.Errorf("%s--%s %q: want %w: see %s --help", prefix(c), value.GetFlag().Name, value.GetValue(), value.Unwrap(), c.CommandPath())
+	}
 	if errors.As(err, &value) && errors.As(err, &number) {
 		return fmt.Errorf("%s--%s %q: want %s: see %s --help", prefix(c), value.GetFlag().Name, value.GetValue(), kindOf(value.GetFlag().Value.Type(), number.Err), c.CommandPath())
 	}
@@ -67,11 +70,14 @@ func explainArgs(c *cobra.Command, args []string, check cobra.PositionalArgs) er
 	}
 	for n := len(args) - 1; n >= 0; n-- {
 		if check(c, args[:n]) == nil {
-			return fmt.Errorf("%s%q is one argument too many: %s", prefix(c), args[n], c.UseLine())
+			return fmt.Errorf("%s%q is one argument too many: %s", prefix(c), args[n], usageLine(c))
 		}
 	}
-	return errors.New(prefix(c) + "too few arguments: " + c.UseLine())
+	return errors.New(prefix(c) + "too few arguments: " + usageLine(c))
 }
+
+// usageLine is how to call a command; several ways in one line, too.
+func usageLine(c *cobra.Command) string { return strings.ReplaceAll(c.UseLine(), "\n  ", ", or ") }
 
 // unknownCommand tells of a word that is no command what it may have been.
 func unknownCommand(c *cobra.Command, args []string) error {

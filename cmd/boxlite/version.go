@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"runtime"
 	"runtime/debug"
 
@@ -27,13 +26,13 @@ func versionCommand() *cobra.Command {
 		RunE: func(*cobra.Command, []string) error {
 			v := versionInfo{versionString(), runtime.GOOS, runtime.GOARCH, runtime.Version()}
 			if f == "" || f == "table" {
-				fmt.Printf("boxlite %s %s/%s %s\n", v.Version, v.OS, v.Arch, v.GoVersion)
+				fmt.Fprintf(&stdout, "boxlite %s %s/%s %s\n", v.Version, v.OS, v.Arch, v.GoVersion)
 				return nil
 			}
-			return list(os.Stdout, f, []versionInfo{v}, nil, nil)
+			return list(&stdout, f, []versionInfo{v}, nil, nil)
 		},
 	}
-	f.add(c)
+	addFormat[versionInfo](c, &f, "f", "{{.Version}}")
 	return c
 }
 

@@ -45,9 +45,8 @@ three times. Other distributions' kernels boot too.`,
 	f.StringVar(&o.cmdline, "cmdline", "console=ttyS0 reboot=t panic=-1", "kernel command line")
 	f.StringArrayVar(&o.disks, "disk", nil, "raw disk image, \":ro\" at the end for read-only (/dev/vda, /dev/vdb, ...)")
 	f.IntVar(&o.cpus, "cpus", 1, "number of CPUs")
-	f.IntVar(&o.memory, "memory", 256, "memory in MiB")
+	f.VarP(newSizeFlag(&o.memory, 'm', 256), "memory", "m", "memory, as 512m or 1.5g; a plain number is MiB")
 	f.BoolVar(&o.stats, "stats", false, "print exit and device counters to standard error at the end")
-	c.MarkFlagRequired("kernel")
 	return c
 }
 
@@ -55,6 +54,9 @@ func runVM(ctx context.Context, o *vmOptions) (err error) {
 	ctx, cancel := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
 	defer cancel()
 	cfg := machine.Config{CPUs: o.cpus, MemoryMiB: o.memory, Cmdline: o.cmdline, Serial: os.Stdout}
+	if o.kernel == "" {
+		return errors.New("vm: no kernel given: boxlite vm --kernel FILE; see boxlite vm --help")
+	}
 	kernel, err := os.Open(o.kernel)
 	if err != nil {
 		return fmt.Errorf("vm: kernel: %w", err)

@@ -93,5 +93,5 @@ func (c *BoxCommand) check() error {
 	if c.tty && (c.rows < 0 || c.rows > 0xffff || c.cols < 0 || c.cols > 0xffff) {
 		return fail(ErrInvalidArgument, "terminal of %d by %d", c.rows, c.cols)
 	}
-	return checkText("user", c.user)
+	return checkUser(c.user)
 }

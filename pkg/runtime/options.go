@@ -218,7 +218,19 @@ func (o *BoxOptions) fill() error {
 		}
 		o.Main = &main
 	}
+	if err := checkUser(o.User); err != nil {
+		return err
+	}
 	return checkText("working directory", o.WorkingDir)
+}
+
+// checkUser refuses what no image can have a user for. Whether this one has is
+// known when a command starts.
+func checkUser(user string) error {
+	if strings.Count(user, ":") > 1 || strings.ContainsAny(user, "\x00\n") {
+		return fail(ErrInvalidArgument, "user %q: want NAME or UID, or with a group NAME:GROUP or UID:GID", user)
+	}
+	return nil
 }
 
 // minMemoryMiB is what our kernel and agent need to get up, with room for a small command.

@@ -37,6 +37,8 @@ func TestBoxOptionsRefused(t *testing.T) {
 		"negative disk":        {DiskSizeGB: -1},
 		"image and folder":     {Rootfs: RootfsSpec{Image: "a", Path: "/b"}},
 		"relative directory":   {WorkingDir: "here"},
+		"two groups":           {User: "a:b:c"},
+		"NUL in a user":        {User: "a\x00"},
 		"NUL in a directory":   {WorkingDir: "/a\x00b"},
 		"variable, no name":    {Env: []EnvVar{{"", "x"}}},
 		"variable, = in name":  {Env: []EnvVar{{"a=b", "x"}}},

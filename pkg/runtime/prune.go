@@ -83,6 +83,9 @@ type DiskUsage struct {
 	// Kernels are guest kernels and initramfs unpacked or installed in the
 	// home, and what of them this program does not use.
 	Kernels, UnusedKernels int64
+	// KernelCount is how many kernels those are, and UnusedKernelCount how many
+	// of them this program does not use.
+	KernelCount, UnusedKernelCount int
 }
 
 // BoxUsage is a box's part of it.
@@ -110,6 +113,7 @@ func (r *Runtime) DiskUsage(ctx context.Context) (DiskUsage, error) {
 	if u.Images, err = store.DiskUsage(ctx, r.imageUses); err != nil {
 		return u, imageError(err)
 	}
+	u.KernelCount, u.UnusedKernelCount = assets.Count(r.opts.HomeDir)
 	u.Kernels, u.UnusedKernels, err = assets.Usage(r.opts.HomeDir)
 	return u, wrap(ErrStorage, err, "sizes of kernels")
 }

@@ -415,3 +415,74 @@ func TestPackSpecial(t *testing.T) {
 	require.Equal(t, io.EOF, err)
 	require.ErrorIs(t, Pack(&b, dir+"/missing", "x", false, nil), fs.ErrNotExist)
 }
+
+// TestPackFollowsNoLinks has links to directories everywhere in a tree, one of
+// which takes a directory's place while it is packed.
+func TestPackFollowsNoLinks(t *testing.T) {
+	outside, tree := t.TempDir(), filepath.Join(t.TempDir(), "tree")
+	require.NoError(t, os.WriteFile(filepath.Join(outside, "secret"), []byte("secret"), 0o600))
+	require.NoError(t, os.MkdirAll(filepath.Join(tree, "dir", "deep"), 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(tree, "dir", "file"), []byte("file"), 0o600))
+	require.NoError(t, os.Symlink(outside, filepath.Join(tree, "out")))
+	require.NoError(t, os.Symlink("../..", filepath.Join(tree, "dir", "deep", "up")))
+	require.NoError(t, os.Symlink("dir", filepath.Join(tree, "in")))
+	require.NoError(t, os.Symlink(tree, filepath.Join(outside, "top")))
+	entries := func(path string, follow bool) (list []string, err error) {
+		var b bytes.Buffer
+		err = Pack(&b, path, "x", follow, func(s string) { t.Error(s) })
+		for r := tar.NewReader(&b); ; {
+			h, err := r.Next()
+			if err != nil {
+				break
+			}
+			list = append(list, h.Name+">"+h.Linkname)
+		}
+		return list, err
+	}
+	want := []string{"x/>", "x/dir/>", "x/dir/deep/>", "x/dir/deep/up>../..", "x/dir/file>", "x/in>dir", "x/out>" + outside}
+	got, err := entries(tree, false)
+	require.NoError(t, err)
+	require.ElementsMatch(t, want, got)
+	got, err = entries(filepath.Join(outside, "top"), true) // the named top is followed
+	require.NoError(t, err)
+	require.ElementsMatch(t, want, got)
+	got, err = entries(filepath.Join(outside, "top"), false)
+	require.NoError(t, err)
+	require.Equal(t, []string{"x>" + tree}, got)
+
+	// Between the look and the opening: a packer that has seen a directory.
+	for _, to := range []string{outside, "deep2"} {
+		dir := filepath.Join(t.TempDir(), "dir")
+		require.NoError(t, os.MkdirAll(filepath.Join(dir, "deep"), 0o755))
+		require.NoError(t, os.MkdirAll(filepath.Join(dir, "deep2"), 0o755))
+		seen, err := os.Lstat(filepath.Join(dir, "deep"))
+		require.NoError(t, err)
+		require.NoError(t, os.Remove(filepath.Join(dir, "deep")))
+		require.NoError(t, os.Symlink(to, filepath.Join(dir, "deep")))
+		root, err := os.OpenRoot(dir)
+		require.NoError(t, err)
+		defer root.Close()
+		var b bytes.Buffer
+		p := &packer{w: tar.NewWriter(&b), links: map[inode]string{}}
+		for _, from := range []source{{root, filepath.Join(dir, "deep")}, {nil, filepath.Join(dir, "deep")}} {
+			require.ErrorContains(t, p.entry(from, "x", seen), filepath.Join(dir, "deep"))
+		}
+		require.Zero(t, b.Len(), "nothing of what the link leads to is packed")
+	}
+}
+
+// TestReachable has destinations that no copy could go to.
+func TestReachable(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	require.NoError(t, os.WriteFile(file, nil, 0o600))
+	require.NoError(t, os.Symlink(dir, filepath.Join(dir, "link")))
+	for _, good := range []string{dir, file, filepath.Join(dir, "new"), dir + "/new/", dir + "/link/", ".", "new", dir + "/link/new"} {
+		require.NoError(t, Reachable(good), good)
+	}
+	for bad, want := range map[string]string{
+		dir + "/none/new": "no such file", dir + "/none/new/": "no such file", dir + "/link": "is a symbolic link", file + "/": "is no directory", file + "/new": "not a directory",
+	} {
+		require.ErrorContains(t, Reachable(bad), want, bad)
+	}
+}

@@ -22,21 +22,70 @@ const dirBatch = 256
 // Pack writes the file at a path of this machine to w as a tar stream, with
 // everything below it if it is a directory. The entries are named as name, or
 // begin with it. A symbolic link at the end of the path is followed if follow is
-// set; others are kept as links. Sockets are left out, with a warning.
+// set; others are kept as links. What is a directory when it is seen and a link when
+// it is opened is an error: another user may be at work in the tree. Sockets are left
+// out, with a warning.
 func Pack(w io.Writer, path, name string, follow bool, warn func(string)) error {
-	stat := os.Lstat
 	if follow {
-		stat = os.Stat
+		var err error
+		if path, err = filepath.EvalSymlinks(path); err != nil {
+			return err
+		}
 	}
-	info, err := stat(path)
+	info, err := os.Lstat(path)
 	if err != nil {
 		return err
 	}
 	p := &packer{w: tar.NewWriter(w), warn: warn, links: map[inode]string{}}
-	if err := p.entry(path, name, info, follow); err != nil {
+	if err := p.entry(source{path: path}, name, info); err != nil {
 		return err
 	}
 	return p.w.Close()
+}
+
+// source is a file to be packed: one of an open directory, or the one that Pack was
+// called for.
+type source struct {
+	dir  *os.Root // nil for Pack's
+	path string
+}
+
+func (s source) base() string { return filepath.Base(s.path) }
+
+// open opens a file or directory without following a link, or waiting for a FIFO,
+// that took its place.
+func (s source) open() (*os.File, error) {
+	const flags = os.O_RDONLY | syscall.O_NONBLOCK | syscall.O_NOFOLLOW
+	if s.dir == nil {
+		return os.OpenFile(s.path, flags, 0)
+	}
+	f, err := s.dir.OpenFile(s.base(), flags, 0)
+	return f, s.named(err)
+}
+
+// openDir opens a directory, which may be another by now.
+func (s source) openDir() (*os.Root, error) {
+	if s.dir == nil {
+		return os.OpenRoot(s.path)
+	}
+	r, err := s.dir.OpenRoot(s.base())
+	return r, s.named(err)
+}
+
+func (s source) readlink() (string, error) {
+	if s.dir == nil {
+		return os.Readlink(s.path)
+	}
+	to, err := s.dir.Readlink(s.base())
+	return to, s.named(err)
+}
+
+// named puts the whole path into an error that has the last part of it.
+func (s source) named(err error) error {
+	if e := (*fs.PathError)(nil); errors.As(err, &e) {
+		return &fs.PathError{Op: e.Op, Path: s.path, Err: e.Err}
+	}
+	return err
 }
 
 type inode struct{ dev, ino uint64 }
@@ -47,7 +96,7 @@ type packer struct {
 	links map[inode]string // first name of files that have several
 }
 
-func (p *packer) entry(path, name string, info fs.FileInfo, follow bool) error {
+func (p *packer) entry(from source, name string, info fs.FileInfo) error {
 	h := &tar.Header{Format: tar.FormatPAX, Name: name, Mode: int64(info.Mode().Perm()), ModTime: info.ModTime()}
 	for bit, is := range setBits {
 		if info.Mode()&is != 0 {
@@ -56,19 +105,19 @@ func (p *packer) entry(path, name string, info fs.FileInfo, follow bool) error {
 	}
 	st, _ := info.Sys().(*syscall.Stat_t)
 	if st == nil {
-		return fmt.Errorf("%s: no description of it can be had", path)
+		return fmt.Errorf("%s: no description of it can be had", from.path)
 	}
 	h.Uid, h.Gid = int(st.Uid), int(st.Gid)
 	switch mode := info.Mode(); {
 	case mode.IsDir():
 		h.Typeflag, h.Name = tar.TypeDir, name+"/"
-		return p.dir(path, name, h)
+		return p.dir(from, name, h, info)
 	case mode.IsRegular():
 		h.Typeflag, h.Size = tar.TypeReg, info.Size()
 	case mode&fs.ModeSymlink != 0:
 		h.Typeflag = tar.TypeSymlink
 		var err error
-		if h.Linkname, err = os.Readlink(path); err != nil {
+		if h.Linkname, err = from.readlink(); err != nil {
 			return err
 		}
 	case mode&fs.ModeNamedPipe != 0:
@@ -80,7 +129,7 @@ func (p *packer) entry(path, name string, info fs.FileInfo, follow bool) error {
 		}
 		h.Devmajor, h.Devminor = device(st)
 	default:
-		p.warn(fmt.Sprintf("%s is left out: it is a %s", path, kind(mode)))
+		p.warn(fmt.Sprintf("%s is left out: it is a %s", from.path, kind(mode)))
 		return nil
 	}
 	if st.Nlink > 1 {
@@ -94,7 +143,7 @@ func (p *packer) entry(path, name string, info fs.FileInfo, follow bool) error {
 	if h.Typeflag != tar.TypeReg {
 		return p.w.WriteHeader(h)
 	}
-	return p.file(path, h, info, follow)
+	return p.file(from, h, info)
 }
 
 func kind(m fs.FileMode) string {
@@ -107,17 +156,8 @@ func kind(m fs.FileMode) string {
 // setBits are the bits of a mode beyond permissions, in tar and in Go.
 var setBits = map[int64]fs.FileMode{0o4000: fs.ModeSetuid, 0o2000: fs.ModeSetgid, 0o1000: fs.ModeSticky}
 
-// open opens a file or directory without waiting for a FIFO that took its place.
-func open(path string, follow bool) (*os.File, error) {
-	flags := os.O_RDONLY | syscall.O_NONBLOCK
-	if !follow {
-		flags |= syscall.O_NOFOLLOW
-	}
-	return os.OpenFile(path, flags, 0)
-}
-
-func (p *packer) file(path string, h *tar.Header, info fs.FileInfo, follow bool) error {
-	f, err := open(path, follow)
+func (p *packer) file(from source, h *tar.Header, info fs.FileInfo) error {
+	f, err := from.open()
 	if err != nil {
 		return err
 	}
@@ -127,7 +167,7 @@ func (p *packer) file(path string, h *tar.Header, info fs.FileInfo, follow bool)
 		return err
 	}
 	if !os.SameFile(now, info) {
-		return fmt.Errorf("%s was exchanged while it was read", path)
+		return exchanged(from)
 	}
 	h.Size = now.Size()
 	h.PAXRecords = xattrs(f)
@@ -135,17 +175,31 @@ func (p *packer) file(path string, h *tar.Header, info fs.FileInfo, follow bool)
 		return err
 	}
 	if _, err = io.CopyN(p.w, f, h.Size); errors.Is(err, io.EOF) {
-		return fmt.Errorf("%s became shorter while it was read", path)
+		return fmt.Errorf("%s became shorter while it was read", from.path)
 	}
 	return err
 }
 
-func (p *packer) dir(path, name string, h *tar.Header) error {
-	f, err := open(path, true) // it may be what the link that Pack follows leads to
+func exchanged(from source) error {
+	return fmt.Errorf("%s was exchanged while it was read", from.path)
+}
+
+func (p *packer) dir(from source, name string, h *tar.Header, info fs.FileInfo) error {
+	root, err := from.openDir()
 	if err != nil {
 		return err
 	}
+	defer root.Close()
+	f, err := root.Open(".")
+	if err != nil {
+		return from.named(err)
+	}
 	defer f.Close()
+	if now, err := f.Stat(); err != nil {
+		return from.named(err)
+	} else if !os.SameFile(now, info) { // a link took its place
+		return exchanged(from)
+	}
 	h.PAXRecords = xattrs(f)
 	if err := p.w.WriteHeader(h); err != nil {
 		return err
@@ -153,13 +207,14 @@ func (p *packer) dir(path, name string, h *tar.Header) error {
 	for {
 		list, err := f.ReadDir(dirBatch)
 		for _, e := range list {
-			info, err := e.Info()
+			below := source{dir: root, path: filepath.Join(from.path, e.Name())}
+			info, err := root.Lstat(e.Name())
 			if errors.Is(err, fs.ErrNotExist) {
 				continue // gone meanwhile
 			} else if err != nil {
-				return err
+				return below.named(err)
 			}
-			if err := p.entry(filepath.Join(path, e.Name()), name+"/"+e.Name(), info, false); err != nil {
+			if err := p.entry(below, name+"/"+e.Name(), info); err != nil {
 				return err
 			}
 		}
@@ -167,7 +222,7 @@ func (p *packer) dir(path, name string, h *tar.Header) error {
 			return nil
 		}
 		if err != nil {
-			return err
+			return from.named(err)
 		}
 	}
 }

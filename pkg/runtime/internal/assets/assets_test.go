@@ -56,6 +56,8 @@ func TestOldKernelsGo(t *testing.T) {
 	total, reclaimable, err := Usage(home)
 	require.NoError(t, err)
 	require.Greater(t, total, reclaimable)
+	kernels, idle := Count(home)
+	require.Equal(t, []int{4, 1}, []int{kernels, idle}, "recent, by hand, the last and the unused artifact; initramfs and other files are none")
 	freed, err := Prune(home)
 	require.NoError(t, err)
 	require.Equal(t, reclaimable, freed)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -47,6 +48,31 @@ func Usage(home string) (total, unused int64, err error) {
 		return 0, 0, err
 	}
 	return total, sumOf(unusedIn(dir, unusedFor)), nil
+}
+
+// Count is how many kernels are in a home: built-in ones that were unpacked there,
+// one put there by hand, and installed artifacts; and how many of them Prune would
+// remove.
+func Count(home string) (total, unused int) {
+	dir := Dir(home)
+	isKernel := func(name string) bool {
+		return name == Kernel.name || installedName.MatchString(name) || unpackedName.MatchString(name) && strings.HasPrefix(name, Kernel.name)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return 0, 0 // none, then
+	}
+	for _, e := range entries {
+		if isKernel(e.Name()) {
+			total++
+		}
+	}
+	for _, path := range unusedIn(dir, unusedFor) {
+		if isKernel(filepath.Base(path)) {
+			unused++
+		}
+	}
+	return total, unused
 }
 
 func clean(dir string, age time.Duration) (freed int64, err error) {

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+)
+
+// sizeFlag is a flag that takes a size, which it keeps in whole units of its own.
+// A plain number is so many of them, as ever; with a unit it is what docker takes:
+// 512m, 1.5g, 512MiB. All units are powers of 1024. What is no whole number of its
+// own units is rounded up.
+type sizeFlag struct {
+	to   *int
+	unit byte // 'm' or 'g'
+}
+
+// newSizeFlag also sets the default.
+func newSizeFlag(to *int, unit byte, value int) *sizeFlag {
+	*to = value
+	return &sizeFlag{to, unit}
+}
+
+// sizeShifts are the powers of two that the units' letters stand for.
+var sizeShifts = map[byte]int{'b': 0, 'k': 10, 'm': 20, 'g': 30, 't': 40}
+
+// sizeNames are the long names of a flag's own units.
+var sizeNames = map[byte]string{'m': "MiB", 'g': "GiB"}
+
+// errSize says what sizes look like.
+type errSize struct{ unit byte }
+
+func (e errSize) Error() string {
+	return fmt.Sprintf("a size such as 512m, 1.5g or 2GiB, or a plain number of %s", sizeNames[e.unit])
+}
+
+func (f *sizeFlag) Set(s string) error {
+	number, unit := splitSize(strings.ToLower(s), f.unit)
+	shift, ok := sizeShifts[unit]
+	// ParseFloat alone would take 1e3, 0x10, inf and 1_0.
+	if !ok || number == "" || strings.Trim(number, "0123456789.") != "" {
+		return errSize{f.unit}
+	}
+	v, err := strconv.ParseFloat(number, 64)
+	if err != nil {
+		return errSize{f.unit}
+	}
+	v = math.Ceil(math.Ldexp(v, shift-sizeShifts[f.unit]))
+	if v > math.MaxInt32 {
+		return errors.New("a smaller size")
+	}
+	*f.to = int(v)
+	return nil
+}
+
+// splitSize takes the unit off a size in lower case: g, gb or gib. There is no
+// letter, and own is the unit, of a plain number.
+func splitSize(s string, own byte) (number string, unit byte) {
+	for _, suffix := range []string{"ib", "b", ""} {
+		rest, ok := strings.CutSuffix(s, suffix)
+		if !ok || rest == "" {
+			continue
+		}
+		if last := rest[len(rest)-1]; last == 'k' || last == 'm' || last == 'g' || last == 't' {
+			return rest[:len(rest)-1], last
+		}
+	}
+	if rest, ok := strings.CutSuffix(s, "b"); ok {
+		return rest, 'b'
+	}
+	return s, own
+}
+
+func (f *sizeFlag) String() string {
+	if f.to == nil || *f.to == 0 {
+		return ""
+	}
+	return strconv.Itoa(*f.to) + string(f.unit)
+}
+
+// Type is the word for the value in a command's help.
+func (f *sizeFlag) Type() string { return "size" }
