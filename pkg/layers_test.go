@@ -43,11 +43,13 @@ var layers = map[string][]string{
 	"pkg/machine": {
 		"pkg/machine/serial", "pkg/hv", "pkg/kvm", "pkg/boot", "pkg/boot/x86", "pkg/guestmem", "pkg/virtio", "pkg/virtio/mmio",
 	},
-	"pkg/oci/...":                   {"pkg/oci/..."},
-	"pkg/runtime/internal/disk/...": {},
-	"pkg/runtime/internal/state":    {},
-	"pkg/runtime/internal/boxlog":   {},
-	"pkg/runtime/internal/guest":    {"pkg/agentapi"},
+	"pkg/oci/...":                            {"pkg/oci/..."},
+	"pkg/runtime/internal/disk/...":          {},
+	"pkg/runtime/internal/state":             {},
+	"pkg/runtime/internal/boxlog":            {},
+	"pkg/runtime/internal/guest":             {"pkg/agentapi"},
+	"pkg/runtime/internal/netstack/egress":   {},
+	"pkg/runtime/internal/netstack/dnsproxy": {"pkg/runtime/internal/netstack/egress"},
 	"pkg/runtime/internal/vmm": {
 		"pkg/runtime/internal/boxlog", "pkg/runtime/internal/guest", "pkg/agentapi", "pkg/machine", "pkg/hv", "pkg/virtio",
 		"pkg/virtio/blk", "pkg/virtio/rng", "pkg/virtio/vsock", "pkg/virtio/console",
