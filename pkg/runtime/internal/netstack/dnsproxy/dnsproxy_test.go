@@ -267,16 +267,25 @@ func FuzzQuery(f *testing.F) {
 
 func FuzzAnswer(f *testing.F) {
 	q := ask("a.com", typeA, 1232)
-	f.Add(answerTo(q, rr("a.com", typeCNAME, 1, wireName("b.com")...), rr("b.com", typeA, 1, 1, 2, 3, 4)))
-	f.Fuzz(func(t *testing.T, msg []byte) {
-		s := New(Options{Policy: newPolicy(t, "a.com")})
-		parsed, _, err := parseQuery(q)
-		require.NoError(t, err)
-		if parsed.answers(msg, be.Uint16(q)) {
-			size := len(msg)
-			if s.adopt(&parsed, msg, true) == nil {
-				require.Len(t, msg, size)
-			}
+	whole := answerTo(q, rr("a.com", typeCNAME, 1, wireName("b.com")...), rr("b.com", typeA, 1, 1, 2, 3, 4))
+	parsed, _, err := parseQuery(q)
+	require.NoError(f, err)
+	begin := headerSize + len(parsed.question)
+	f.Add(uint8(2), uint8(0), whole[begin:])
+	f.Add(uint8(1), uint8(1), rr("a.com", typeHTTPS, 1<<31, 0, 1, 0))
+	p := newPolicy(f, "a.com")
+	s := New(Options{Policy: p})
+	f.Fuzz(func(t *testing.T, answers, more uint8, records []byte) {
+		msg := append(bytes.Clone(whole[:begin]), records...)
+		msg[7], msg[11] = answers, more
+		require.True(t, parsed.answers(msg, be.Uint16(q)))
+		size := len(msg)
+		if s.adopt(&parsed, msg, true) == nil {
+			require.Len(t, msg, size)
+			require.NoError(t, eachRecord(msg, begin, int(answers)+int(more), func(r record) {
+				require.False(t, r.typ == typeHTTPS || r.typ == typeSVCB)
+				require.True(t, r.typ == typeOPT || be.Uint32(msg[r.fixed+4:]) <= maxTTL)
+			}))
 		}
 	})
 }

@@ -20,10 +20,10 @@ const (
 	flagRA, flagCD                 = 0x0080, 0x0010
 	opcodeMask, rcodeMask          = 0x7800, 0x000f
 
-	typeA, typeNS, typeCNAME, typePTR, typeAAAA = 1, 2, 5, 12, 28
-	typeOPT, typeSVCB, typeHTTPS                = 41, 64, 65
-	typeIXFR, typeAXFR, typeANY                 = 251, 252, 255
-	typeNone                                    = 65535 // reserved, RFC 6895 §3.1
+	typeA, typeCNAME, typePTR, typeAAAA = 1, 5, 12, 28
+	typeOPT, typeSVCB, typeHTTPS        = 41, 64, 65
+	typeIXFR, typeAXFR, typeANY         = 251, 252, 255
+	typeNone                            = 65535 // reserved, RFC 6895 §3.1
 
 	classIN = 1
 
