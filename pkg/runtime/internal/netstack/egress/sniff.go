@@ -31,14 +31,14 @@ func (s *Sniffer) Feed(b []byte) (v Verdict, done bool) {
 	if s.done {
 		return s.last, true
 	}
-	// One byte beyond the limit tells "full" from "too long"; the rest must not be lost.
 	s.buf = append(s.buf, b...)
 	return s.judge(false)
 }
 
 // End decides on what came so far, after the guest's end or a time that the caller
-// chose. What may still become TLS or HTTP is denied; nothing at all is allowed only
-// if the guest ended, as it then cannot say anything.
+// chose, which is to begin with the guest's first byte: where the server speaks first
+// a guest may be silent for long. What may still become TLS or HTTP is denied, and so
+// is nothing at all unless the guest ended.
 func (s *Sniffer) End(closed bool) Verdict {
 	if s.done {
 		return s.last
