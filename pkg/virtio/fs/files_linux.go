@@ -247,7 +247,7 @@ func (w *worker) read(c *queue.Chain) (int, syscall.Errno) {
 // write moves what follows the request in guest RAM to a file.
 func (w *worker) write(a *args, c *queue.Chain) ([]byte, syscall.Errno) {
 	fh, off, size, flags := a.u64(), a.u64(), a.u32(), a.u32()
-	if a.short || int64(off) < 0 || size > maxTransfer {
+	if a.short || int64(off) < 0 || size > maxTransfer || w.h.len() < headerSize+writeInSize+size {
 		return nil, syscall.EINVAL
 	}
 	h, errno := w.srv.handles.hold(fh, w.h.node())

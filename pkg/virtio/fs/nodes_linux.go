@@ -158,6 +158,13 @@ func (t *table) add(parent uint64, name []byte, k key, typ uint32) *node {
 	return n
 }
 
+// full reports whether there is no room for another node.
+func (t *table) full() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.byID) >= t.maxNodes
+}
+
 // place remembers where a node was seen. Preconditions: table.mu.
 func (n *node) place(parent uint64, name []byte) {
 	n.parent, n.lost = parent, false

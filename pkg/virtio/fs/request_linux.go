@@ -137,10 +137,22 @@ func changes(op opcode) bool {
 	return false
 }
 
+// makes reports whether an operation makes an inode.
+func makes(op opcode) bool {
+	switch op {
+	case opSymlink, opMknod, opMkdir, opCreate, opTmpfile:
+		return true
+	}
+	return false
+}
+
 // do carries out what is answered at once, and without file contents.
 func (w *worker) do(op opcode, c *queue.Chain) ([]byte, syscall.Errno) {
 	if w.srv.cfg.ReadOnly && changes(op) {
 		return nil, syscall.EROFS
+	}
+	if makes(op) && w.srv.nodes.full() { // while nothing is there yet
+		return nil, syscall.ENFILE
 	}
 	room := queue.Len(c.Writable) - outHeaderSize
 	a := w.body(c)
