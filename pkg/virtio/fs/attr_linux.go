@@ -288,7 +288,7 @@ func (w *worker) truncate(n *node, fd int, valid uint32, fh, size uint64) syscal
 		}
 		defer s.handles.drop(h)
 		if h.write {
-			return errnoOf(unix.Ftruncate(h.fd, int64(size)))
+			return w.truncateTo(n, h.fd, valid, size)
 		}
 	}
 	f, errno := s.reopen(n, fd, unix.O_WRONLY)
@@ -296,6 +296,15 @@ func (w *worker) truncate(n *node, fd int, valid uint32, fh, size uint64) syscal
 		return errno
 	}
 	defer closeFD(f)
+	return w.truncateTo(n, f, valid, size)
+}
+
+func (w *worker) truncateTo(n *node, f int, valid uint32, size uint64) syscall.Errno {
+	if valid&setKillPriv != 0 {
+		if errno := w.killPriv(n, f); errno != 0 {
+			return errno
+		}
+	}
 	return errnoOf(unix.Ftruncate(f, int64(size)))
 }
 
