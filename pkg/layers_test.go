@@ -33,6 +33,7 @@ var layers = map[string][]string{
 	"pkg/virtio":              {"pkg/guestmem", "pkg/virtio/queue"},
 	"pkg/virtio/mmio":         {"pkg/virtio", "pkg/virtio/queue", "pkg/guestmem"},
 	"pkg/virtio/blk":          {"pkg/virtio", "pkg/virtio/queue", "pkg/guestmem"},
+	"pkg/virtio/fs":           {"pkg/virtio", "pkg/virtio/queue"},
 	"pkg/virtio/rng":          {"pkg/virtio", "pkg/virtio/queue", "pkg/guestmem"},
 	"pkg/virtio/net":          {"pkg/virtio", "pkg/virtio/queue", "pkg/guestmem"},
 	"pkg/virtio/vsock":        {"pkg/virtio", "pkg/virtio/queue", "pkg/guestmem"},
