@@ -48,6 +48,7 @@ type boxFlags struct {
 	rootfs     string
 	entrypoint string
 	labels     []string
+	network    networkFlags
 
 	root    runtime.RootfsSpec
 	command []string
@@ -63,6 +64,7 @@ func (o *boxFlags) add(c *cobra.Command) {
 	f.StringVar(&o.name, "name", "", "name of the box")
 	f.StringVar(&o.rootfs, "rootfs", "", "boot from a prepared root filesystem: a folder with the files, or an OCI layout")
 	f.StringVar(&o.entrypoint, "entrypoint", "", `program to run in place of the image's entrypoint; "" for none`)
+	o.network.add(c)
 	f.StringArrayVarP(&o.labels, "label", "l", nil, "label the box with NAME=VALUE, or NAME")
 }
 
@@ -111,7 +113,12 @@ func (o *boxFlags) options(c *cobra.Command, args []string) (runtime.BoxOptions,
 			main.Entrypoint = []string{o.entrypoint}
 		}
 	}
+	network, ports, err := o.network.spec(what)
+	if err != nil {
+		return none, err
+	}
 	return runtime.BoxOptions{
+		Network: network, Ports: ports,
 		CPUs: o.cpus, MemoryMiB: o.memory, DiskSizeGB: o.disk, Rootfs: o.root, Env: env, Labels: labels,
 		WorkingDir: o.workdir, User: o.user, KeepOnStop: !o.remove, Main: main,
 	}, nil

@@ -21,6 +21,10 @@ func samples() []Message {
 		&Setup{
 			Version: Version, Root: Root{Kind: RootDisk, Lower: "/dev/vda", Type: "erofs", Upper: "/dev/vdb", Size: 10 << 30},
 			Hostname: "box", Hosts: []Host{{Addr: "10.0.0.1", Names: []string{"a", "b"}}, {Addr: "::1"}},
+			Network: Network{
+				Link: "eth0", Addrs: []Prefix{{"\xc0\xa8\x7f\x02", 24}}, Gateways: []string{"\xc0\xa8\x7f\x01"},
+				Neighbours: []Neighbour{{"\xc0\xa8\x7f\x01", "\x5a\x94\xef\xe4\x0c\xdd"}},
+			},
 			ResolvConf: "nameserver 10.0.0.1\n", Env: []string{"A=1", "B="}, Time: time.Unix(1700000000, 5),
 			Shm: 1 << 26, Orphan: -1, Log: LogDebug, NoCgroup: true, MaxExecs: 7, ExitLinger: 3, StreamGrace: 4,
 		},

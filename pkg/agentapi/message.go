@@ -154,6 +154,56 @@ type Host struct {
 	Names []string
 }
 
+// Network is the guest's one network card. Addresses are as in packets: 4 bytes
+// of IPv4, 16 of IPv6, 6 of Ethernet.
+type Network struct {
+	Link       string      // its name, such as "eth0"; empty means that there is none
+	Addrs      []Prefix    // its own
+	Gateways   []string    // of the default routes, one of a family at most
+	Neighbours []Neighbour // what need not be asked for
+}
+
+// Prefix is an address with the length of its network's prefix.
+type Prefix struct {
+	Addr string
+	Bits uint8
+}
+
+// Neighbour is an entry of the neighbour table that stays.
+type Neighbour struct{ Addr, MAC string }
+
+func (n *Network) encode(e *encoder) {
+	e.str(n.Link)
+	e.u32(uint32(len(n.Addrs)))
+	for _, a := range n.Addrs {
+		e.str(a.Addr)
+		e.u8(a.Bits)
+	}
+	e.strs(n.Gateways)
+	e.u32(uint32(len(n.Neighbours)))
+	for _, b := range n.Neighbours {
+		e.str(b.Addr)
+		e.str(b.MAC)
+	}
+}
+
+func (n *Network) decode(d *decoder) {
+	n.Link = d.str()
+	if c := d.count(5); c > 0 {
+		n.Addrs = make([]Prefix, c)
+		for i := range n.Addrs {
+			n.Addrs[i] = Prefix{d.str(), d.u8()}
+		}
+	}
+	n.Gateways = d.strs()
+	if c := d.count(8); c > 0 {
+		n.Neighbours = make([]Neighbour, c)
+		for i := range n.Neighbours {
+			n.Neighbours[i] = Neighbour{d.str(), d.str()}
+		}
+	}
+}
+
 // LogLevel selects which [Log] messages the agent sends.
 type LogLevel uint8
 
@@ -171,6 +221,7 @@ type Setup struct {
 	Root        Root          //
 	Hostname    string        // empty means "box"
 	Hosts       []Host        // added to the lines for localhost and Hostname
+	Network     Network       //
 	ResolvConf  string        // content of /etc/resolv.conf; empty leaves the image's
 	Env         []string      // "K=V" for every execution, before its own
 	Time        time.Time     // host's clock; zero leaves the guest's alone
@@ -197,6 +248,7 @@ func (m *Setup) encode(e *encoder) {
 		e.str(h.Addr)
 		e.strs(h.Names)
 	}
+	m.Network.encode(e)
 	e.str(m.ResolvConf)
 	e.strs(m.Env)
 	if m.Time.IsZero() {
@@ -223,6 +275,7 @@ func (m *Setup) decode(d *decoder) {
 			m.Hosts[i] = Host{Addr: d.str(), Names: d.strs()}
 		}
 	}
+	m.Network.decode(d)
 	m.ResolvConf, m.Env = d.str(), d.strs()
 	if ns := d.i64(); ns != 0 {
 		m.Time = time.Unix(0, ns)

@@ -205,6 +205,7 @@ func info(row *state.Box) BoxInfo {
 		i.Status, i.Reason = StatusUnknown, fmt.Sprintf("this version of boxlite knows no status %q: use the one that wrote it, or remove the box", row.Status)
 	case i.Status.IsActive():
 		i.PID, i.start = row.PID, row.PIDStart
+		i.Ports = portsOf(row)
 	}
 	return i
 }

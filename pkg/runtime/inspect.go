@@ -9,6 +9,8 @@ import (
 // the caller's own.
 func (b *LiteBox) Options() BoxOptions {
 	o := b.opts
+	o.Ports = slices.Clone(o.Ports)
+	o.Network.Allow, o.Network.Deny = slices.Clone(o.Network.Allow), slices.Clone(o.Network.Deny)
 	o.Env, o.Labels = slices.Clone(o.Env), maps.Clone(o.Labels)
 	if o.Main != nil {
 		m := *o.Main

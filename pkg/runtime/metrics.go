@@ -100,8 +100,22 @@ func (b *LiteBox) Metrics(ctx context.Context) (BoxMetrics, error) {
 	}
 	if BoxStatus(row.Status).IsActive() {
 		b.usage.measure(row, &m)
+		b.measureNetwork(ctx, &m)
 	}
 	return m, nil
+}
+
+// measureNetwork asks the VM process; a box without a network, or one that has just
+// ended, has no figures.
+func (b *LiteBox) measureNetwork(ctx context.Context, m *BoxMetrics) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	s, _, err := vmm.NetworkState(ctx, b.dir())
+	if err != nil || s == nil {
+		return
+	}
+	m.NetworkBytesSent, m.NetworkBytesReceived = &s.Sent, &s.Received
+	m.NetworkTCPConnections, m.NetworkTCPErrors = &s.TCPActive, &s.TCPErrors
 }
 
 // stages are how long the parts of a boot took, as the state keeps them.

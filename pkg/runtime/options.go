@@ -123,6 +123,8 @@ type BoxOptions struct {
 	User       string     // "name|uid[:group|gid]" of commands that do not say; default the image's
 	Rootfs     RootfsSpec // default [DefaultImage]
 	Labels     map[string]string
+	Network    NetworkSpec // default an isolated network
+	Ports      []PortSpec  // of the host that lead to the box
 
 	// Main is the box's own command, which runs whenever the box does. Default:
 	// none; the box does what Run asks for, until Stop.
@@ -210,6 +212,9 @@ func (o *BoxOptions) fill() error {
 		if err := e.check(); err != nil {
 			return err
 		}
+	}
+	if err := o.fillNetwork(); err != nil {
+		return err
 	}
 	if o.Main != nil {
 		main := *o.Main // the caller's is the caller's

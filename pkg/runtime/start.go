@@ -102,6 +102,13 @@ func (b *LiteBox) bringUp(ctx context.Context, mode bootMode) (booted bool, err 
 	b.rt.reach(stepReady)
 	b.times.noteBoot(events)
 	b.keepTimings(ctx)
+	for _, e := range events {
+		if len(e.Ports) > 0 {
+			if err := b.keepPorts(ctx, e.Ports); err != nil {
+				b.rt.opts.Log.Warn("ports of a box", "error", err)
+			}
+		}
+	}
 	if b.opts.Main != nil && mode == bootMain {
 		b.countRun(nil)
 	}
@@ -264,12 +271,16 @@ func (b *LiteBox) vmConfig(ctx context.Context, mode bootMode) (cfg *vmm.Config,
 	if err := disk.Create(b.diskPath(), b.opts.DiskSizeGB); err != nil && !errors.Is(err, os.ErrExist) {
 		return nil, nil, wrap(ErrStorage, err, "disk of box %s", b)
 	}
+	network, err := b.vmmNetwork(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
 	return &vmm.Config{
 		BoxID: string(b.id), Dir: b.dir(), CPUs: b.opts.CPUs, MemoryMiB: b.opts.MemoryMiB,
 		Kernel: kernel, Initrd: initrd, Cmdline: kernelCmdline,
 		Rootfs: rec.Parts, Disk: b.diskPath(),
-		Setup:  b.guestSetup(),
-		Main:   main,
+		Setup: b.guestSetup(),
+		Main:  main, Network: network,
 		Detach: b.opts.Detach, Ephemeral: !b.opts.KeepOnStop,
 		Stall: max(rt.opts.BootStall, 0), Grace: rt.opts.StopGrace,
 	}, argv, nil

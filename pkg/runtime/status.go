@@ -77,6 +77,7 @@ type BoxInfo struct {
 	// ExitCode is how the main command ended: its exit code, or minus the number
 	// of the signal. It is nil while it has not, and where nobody knows.
 	ExitCode *int
+	Ports    []PortSpec // that lead to the box while it runs, with the numbers that were chosen
 
 	start uint64 // of the process PID, which together name it
 }

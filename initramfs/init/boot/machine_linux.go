@@ -47,6 +47,7 @@ func (m *Machine) Setup(s *agentapi.Setup) (agentapi.Ready, error) {
 		{"cgroup", func() error { return m.cgroups(s) }},
 		{"names", func() error { return names(s) }},
 		{"loopback", loopback},
+		{"network", func() error { return network(&s.Network) }},
 		{"limits", limits},
 		{"clock", func() error { return clock(s.Time) }},
 	} {

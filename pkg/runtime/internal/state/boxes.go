@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-const columns = "id, name, created_at, updated_at, options, image, status, reason, pid, pid_start, boot_id, ephemeral, exit_code, started_at, finished_at, container_id, timings"
+const columns = "id, name, created_at, updated_at, options, image, status, reason, pid, pid_start, boot_id, ephemeral, exit_code, started_at, finished_at, container_id, timings, ports"
 
 // marks has a place for each of them.
-const marks = "?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?"
+const marks = "?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?"
 
 // changed are all columns but the key.
 var changed = strings.TrimPrefix(columns, "id, ")
@@ -172,7 +172,7 @@ func (b *Box) values() []any {
 	return []any{
 		b.ID, name, b.CreatedAt.UnixMicro(), b.UpdatedAt.UnixMicro(), b.Options, b.Image,
 		b.Status, b.Reason, b.PID, int64(b.PIDStart), b.BootID, b.Ephemeral,
-		b.ExitCode, micros(b.StartedAt), micros(b.FinishedAt), b.ContainerID, b.Timings,
+		b.ExitCode, micros(b.StartedAt), micros(b.FinishedAt), b.ContainerID, b.Timings, b.Ports,
 	}
 }
 
@@ -197,7 +197,7 @@ func scan(row interface{ Scan(...any) error }) (*Box, error) {
 	var created, updated, start, started, finished int64
 	var code sql.NullInt64
 	err := row.Scan(&b.ID, &name, &created, &updated, &b.Options, &b.Image, &b.Status, &b.Reason, &b.PID, &start, &b.BootID, &b.Ephemeral,
-		&code, &started, &finished, &b.ContainerID, &b.Timings)
+		&code, &started, &finished, &b.ContainerID, &b.Timings, &b.Ports)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, ErrNotFound
 	} else if err != nil {

@@ -101,3 +101,15 @@ func (s *DB) SetTimings(ctx context.Context, id, timings string) error {
 	}
 	return nil
 }
+
+// SetPorts keeps the ports that lead to a box, as JSON. A box that is gone is no error.
+func (s *DB) SetPorts(ctx context.Context, id, ports string) error {
+	err := s.write(ctx, false, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, "UPDATE boxes SET ports = ? WHERE id = ?", ports, id)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("state: keep the ports of box %s: %w", id, err)
+	}
+	return nil
+}

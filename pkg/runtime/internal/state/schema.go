@@ -9,7 +9,7 @@ import (
 // steps are the versions of the schema, each as what makes it of the one before;
 // the first of nothing. SQLite's user_version says how many a file has had. A
 // released step never changes: homes exist that had it.
-var steps = []string{schemaBoxes, schemaExit, schemaEvents, schemaCounters}
+var steps = []string{schemaBoxes, schemaExit, schemaEvents, schemaCounters, schemaPorts}
 
 // schemaVersion is the version that this program works with.
 var schemaVersion = len(steps)
@@ -36,6 +36,9 @@ const schemaExit = `
 ALTER TABLE boxes ADD COLUMN exit_code INTEGER;
 ALTER TABLE boxes ADD COLUMN started_at INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE boxes ADD COLUMN finished_at INTEGER NOT NULL DEFAULT 0;`
+
+// schemaPorts is version 5: the ports of the host that lead to a box.
+const schemaPorts = `ALTER TABLE boxes ADD COLUMN ports TEXT NOT NULL DEFAULT '';`
 
 // migrate brings an older file, or an empty one, to the version of this program.
 // A newer one is refused and left as it is.

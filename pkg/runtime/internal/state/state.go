@@ -54,6 +54,7 @@ type Box struct {
 
 	ContainerID string
 	Timings     string // JSON of the last boot's stages; see SetTimings
+	Ports       string // JSON of the forwarded ports of the last run; see SetPorts
 
 	events []Event // to be stored with it; see Record
 }

@@ -23,6 +23,10 @@ import (
 // heapLimit keeps the VMM's own memory near its working set; guest RAM is not heap.
 const heapLimit = 16 << 20
 
+// networkHeapLimit is for boxes with a network: what connections have in flight is
+// on the heap, and collecting it all the time would cost more than it saves.
+const networkHeapLimit = 64 << 20
+
 // child is the VMM process at work.
 type child struct {
 	cfg     Config
@@ -30,6 +34,7 @@ type child struct {
 	parent  *parentLink
 	console *console
 	devices devices
+	network *network // nil for none
 	m       *machine.Machine
 	socket  *bridge
 	command *supervisor // nil without a main command
@@ -107,7 +112,11 @@ func (c *child) run() machine.Outcome {
 		c.end(CauseConfig, err)
 		return machine.Outcome{}
 	}
-	c.reached(Event{Stage: StageBuild})
+	built := Event{Stage: StageBuild}
+	if c.network != nil {
+		built.Ports = c.network.ports()
+	}
+	c.reached(built)
 	agent, err := newAgentLink(c)
 	if err == nil && c.cfg.Main != nil {
 		c.output = boxlog.NewWriter(c.cfg.Dir)
@@ -145,7 +154,7 @@ func (c *child) free() {
 	if c.command != nil {
 		c.command.close()
 	}
-	if err := errors.Join(c.m.Close(), c.devices.close()); err != nil {
+	if err := errors.Join(c.m.Close(), c.devices.close(), c.closeNetwork()); err != nil {
 		c.log.Warn("close the machine", "error", err)
 	}
 }
@@ -161,8 +170,12 @@ func (c *child) build() (err error) {
 	defer func() {
 		if err != nil {
 			c.devices.close()
+			c.closeNetwork()
 		}
 	}()
+	if err := c.openNetwork(); err != nil {
+		return err
+	}
 	kernel, err := os.Open(c.cfg.Kernel)
 	if err != nil {
 		return fmt.Errorf("vmm: kernel: %w", err)
@@ -187,6 +200,27 @@ func (c *child) build() (err error) {
 	}
 	c.m = m // before any goroutine that looks at it
 	return nil
+}
+
+// openNetwork adds the network card after the disks, whose names depend on the order.
+func (c *child) openNetwork() (err error) {
+	if c.cfg.Network == nil {
+		return nil
+	}
+	debug.SetMemoryLimit(networkHeapLimit)
+	if c.network, err = openNetwork(&c.cfg, c.log); err != nil {
+		return fmt.Errorf("vmm: network: %w", err)
+	}
+	c.devices.list = append(c.devices.list, c.network.card)
+	c.cfg.Setup.Network, c.cfg.Setup.ResolvConf = guestNetwork(), resolvConf
+	return nil
+}
+
+func (c *child) closeNetwork() error {
+	if c.network == nil {
+		return nil
+	}
+	return c.network.close()
 }
 
 // watchProgress ends a boot that shows no sign of life for too long: no exit to

@@ -30,7 +30,8 @@ type Config struct {
 	Rootfs    []Part // read-only root filesystem, one flat disk; empty for none
 	Disk      string // writable disk; empty for none
 	Setup     agentapi.Setup
-	Main      *Main // the box's own command; nil for none
+	Main      *Main    // the box's own command; nil for none
+	Network   *Network // nil for none
 
 	Detach    bool          // outlive the parent
 	Ephemeral bool          // at the end remove Dir, or all of it but the report where somebody may ask for that
@@ -84,6 +85,7 @@ type Event struct {
 	At     int64           // CLOCK_MONOTONIC, ns
 	Guest  *agentapi.Hello `json:",omitempty"` // with StageHello
 	Ready  *agentapi.Ready `json:",omitempty"` // with StageReady
+	Ports  []Port          `json:",omitempty"` // with StageBuild: those that are forwarded
 	Report *Report         `json:",omitempty"` // with StageEnd
 }
 

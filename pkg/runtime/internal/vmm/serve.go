@@ -17,6 +17,16 @@ type box interface {
 	stop(grace time.Duration)
 	adopt() error
 	detached() bool
+	net() boxNetwork // nil for none
+}
+
+// boxNetwork is what the service does with a box's network.
+type boxNetwork interface {
+	stats() *NetworkStats
+	ports() []Port
+	addPort(Port) (Port, error)
+	removePort(Port) error
+	decide(ctx context.Context, conn io.ReadWriter) error
 }
 
 // answerLimit bounds what a request may take, but for an attachment.
@@ -38,13 +48,24 @@ func serveClient(ctx context.Context, conn *net.UnixConn, b box) error {
 		stop() // its writes have a deadline of their own; see hub.close
 		return attach(ctx, conn, b, q.Attach)
 	}
+	if n := b.net(); q.Op == opDecide && n != nil {
+		if err := writeFrame(conn, response{}); err != nil {
+			return err
+		}
+		conn.SetDeadline(time.Time{})
+		defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
+		return n.decide(ctx, conn)
+	}
 	limited, cancel := context.WithTimeout(ctx, answerLimit)
 	defer cancel()
 	var r response
-	if q.Op == opStatus {
+	switch q.Op {
+	case opStatus:
 		m := b.main()
 		r.Ended, r.Idle = m != nil && m.outcome() != nil, m == nil
-	} else {
+	case opNetwork, opAddPort, opRemovePort, opDecide:
+		r = onNetwork(b.net(), &q)
+	default:
 		r.Error = act(limited, b, &q)
 	}
 	conn.SetWriteDeadline(time.Now().Add(answerLimit)) // the one above may have passed by now
@@ -74,6 +95,24 @@ func act(ctx context.Context, b box, q *request) *agentapi.Error {
 		return asError(q.Op, cmd.Resize(ctx, q.Rows, q.Cols))
 	}
 	return &agentapi.Error{Code: agentapi.CodeInvalid, Op: q.Op, Msg: "the box's VMM process does not know this request: it was started by another version of boxlite"}
+}
+
+// onNetwork does what a request asks of the network.
+func onNetwork(n boxNetwork, q *request) (r response) {
+	switch {
+	case n == nil:
+		r.Error = &agentapi.Error{Code: agentapi.CodeInvalid, Op: q.Op, Msg: "the box has no network"}
+	case q.Op == opNetwork:
+		r.Network, r.Ports = n.stats(), n.ports()
+	case q.Port == nil:
+		r.Error = &agentapi.Error{Code: agentapi.CodeInvalid, Op: q.Op, Msg: "no port is named"}
+	case q.Op == opAddPort:
+		p, err := n.addPort(*q.Port)
+		r.Ports, r.Error = []Port{p}, asError(q.Op, err)
+	case q.Op == opRemovePort:
+		r.Error = asError(q.Op, n.removePort(*q.Port))
+	}
+	return r
 }
 
 // maxGrace keeps a stop within what timers can count.

@@ -53,6 +53,7 @@ func (b *fakeBox) adopt() error {
 	b.adopted = true
 	return nil
 }
+func (b *fakeBox) net() boxNetwork { return nil }
 func (b *fakeBox) detached() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -27,6 +27,11 @@ const (
 	opResize = "resize" // its terminal
 	opAdopt  = "adopt"  // the parent's death ends the box no longer
 	opStatus = "status" // of the main command
+
+	opNetwork    = "network"     // its counters and ports
+	opAddPort    = "add port"    //
+	opRemovePort = "remove port" //
+	opDecide     = "decide"      // on destinations that no rule of the policy knows; questions and answers follow as frames
 )
 
 // request is what a client asks of the box.
@@ -36,6 +41,7 @@ type request struct {
 	Signal     int            `json:",omitempty"` // signal
 	Rows, Cols uint16         `json:",omitempty"` // resize
 	Attach     *AttachRequest `json:",omitempty"`
+	Port       *Port          `json:",omitempty"` // add port, remove port
 }
 
 // AttachRequest says what a client wants of the main command.
@@ -53,6 +59,9 @@ type response struct {
 	Stdin bool            `json:",omitempty"` // attach: it has a standard input
 	Ended bool            `json:",omitempty"` // status: the command has ended
 	Idle  bool            `json:",omitempty"` // status: there is none in this run
+
+	Network *NetworkStats `json:",omitempty"` // network
+	Ports   []Port        `json:",omitempty"` // network; add port: the one that was opened
 }
 
 // Types of records. Data records without data are the end of the stream.

@@ -1,0 +1,51 @@
+package netstack
+
+import (
+	"net/netip"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
+	"gvisor.dev/gvisor/pkg/waiter"
+)
+
+const (
+	dnsPort = 53
+	// maxQueries bounds queries under way; the guest asks again for those that
+	// are dropped.
+	maxQueries = 256
+	// maxAnswer is for datagrams: what most clients and servers agree on at most.
+	maxAnswer = 4096
+)
+
+// dnsBegin takes a slot for a query or a connection for queries.
+func (n *Network) dnsBegin() bool {
+	if n.queries.Add(1) > maxQueries {
+		n.queries.Add(-1)
+		return false
+	}
+	return true
+}
+
+func (n *Network) dnsEnd() { n.queries.Add(-1) }
+
+// query answers a query that came as a datagram.
+func (n *Network) query(src, dst netip.AddrPort, q []byte) {
+	if !n.dnsBegin() {
+		return
+	}
+	if !n.spawn(func() {
+		defer n.dnsEnd()
+		if answer := n.cfg.DNS.Handle(n.ctx, q, maxAnswer); answer != nil {
+			n.datagram(dst, src, answer)
+		}
+	}) {
+		n.dnsEnd()
+	}
+}
+
+// serveStream answers queries on a connection until the guest has no more.
+func (n *Network) serveStream(wq *waiter.Queue, ep tcpip.Endpoint) {
+	conn := gonet.NewTCPConn(wq, ep)
+	defer conn.Close()
+	n.cfg.DNS.ServeStream(n.ctx, conn)
+}

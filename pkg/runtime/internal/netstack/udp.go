@@ -1,0 +1,307 @@
+package netstack
+
+import (
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/anthropics/boxlite/pkg/runtime/internal/netstack/egress"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+)
+
+const (
+	// maxUDP bounds flows of datagrams; when there are more, the one that was
+	// silent for longest makes room.
+	maxUDP = 4096
+	// udpIdle ends a flow: longer than QUIC's and WireGuard's keep-alives.
+	udpIdle = 2 * time.Minute
+	// udpOpening bounds the datagrams that wait for a flow to be judged.
+	udpOpening = 16
+
+	maxDatagram = 65507
+
+	udpChecksumOffset = 6 // in the header, RFC 768
+)
+
+// udpKey names a flow of the guest.
+type udpKey struct{ src, dst netip.AddrPort }
+
+// udpTable turns the guest's datagrams into the host's: one connected socket for
+// each pair of ends, so that only who was written to can answer.
+type udpTable struct {
+	net *Network
+
+	mu    sync.Mutex
+	flows map[udpKey]*udpFlow
+}
+
+// udpFlow is one of them.
+type udpFlow struct {
+	key      udpKey
+	conn     *net.UDPConn // nil while it is being opened; see ready
+	used     atomic.Int64 // when the last datagram went, either way: Unix ns
+	sent     atomic.Uint64
+	received atomic.Uint64
+
+	mu      sync.Mutex
+	ready   bool
+	dead    bool
+	waiting [][]byte // datagrams that came before it was ready
+}
+
+func newUDPTable(n *Network) *udpTable {
+	return &udpTable{net: n, flows: make(map[udpKey]*udpFlow)}
+}
+
+// handle takes a datagram of the guest. It reports false for one that nobody takes,
+// which the stack answers with ICMP.
+func (t *udpTable) handle(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
+	src := netip.AddrPortFrom(fromTCPIP(id.RemoteAddress), id.RemotePort)
+	dst := netip.AddrPortFrom(fromTCPIP(id.LocalAddress), id.LocalPort)
+	if h := header.UDP(pkt.TransportHeader().Slice()); len(h) < header.UDPMinimumSize || int(h.Length()) < header.UDPMinimumSize ||
+		int(h.Length())-header.UDPMinimumSize > pkt.Data().Size() {
+		t.net.count.dropped.Add(1)
+		return true
+	}
+	data := pkt.Data()
+	switch gateway := dst.Addr() == Gateway4 || dst.Addr() == Gateway6; {
+	case dst.Port() == dhcpServerPort && dst.Addr().Is4():
+		t.net.dhcp(data.AsRange().ToSlice())
+		return true
+	case gateway && dst.Port() == dnsPort && t.net.cfg.DNS != nil:
+		t.net.query(src, dst, data.AsRange().ToSlice())
+		return true
+	case gateway:
+		return t.net.ports.reply(src, dst, data)
+	case src.Addr().IsUnspecified():
+		return true
+	}
+	t.flow(udpKey{src, dst}).send(t, data)
+	return true
+}
+
+// flow finds a flow or opens it.
+func (t *udpTable) flow(key udpKey) *udpFlow {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if f := t.flows[key]; f != nil {
+		return f
+	}
+	f := &udpFlow{key: key}
+	f.used.Store(time.Now().UnixNano())
+	if t.flows == nil { // closed
+		f.dead = true
+		return f
+	}
+	if len(t.flows) >= maxUDP {
+		t.evict()
+	}
+	t.flows[key] = f
+	if !t.net.spawn(func() { t.serve(f) }) {
+		f.dead = true
+	}
+	return f
+}
+
+// evict ends the flow that was silent for longest.
+func (t *udpTable) evict() {
+	var oldest *udpFlow
+	for _, f := range t.flows {
+		if oldest == nil || f.used.Load() < oldest.used.Load() {
+			oldest = f
+		}
+	}
+	delete(t.flows, oldest.key)
+	oldest.end()
+}
+
+// send passes a datagram on to the host. A socket that takes none just now loses
+// it, as networks do.
+func (f *udpFlow) send(t *udpTable, data stack.PacketData) {
+	f.used.Store(time.Now().UnixNano())
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case f.dead:
+	case !f.ready:
+		if len(f.waiting) < udpOpening {
+			f.waiting = append(f.waiting, data.AsRange().ToSlice())
+		}
+	default:
+		f.write(data)
+	}
+}
+
+// write sends from the stack's own buffer when a datagram lies in one piece, as all
+// but reassembled ones do.
+func (f *udpFlow) write(data stack.PacketData) {
+	if size := data.Size(); size == 0 {
+		_ = sendNow(f.conn, nil)
+		return
+	} else if p, ok := data.PullUp(size); ok && sendNow(f.conn, p) == nil {
+		f.sent.Add(uint64(size))
+	}
+}
+
+// serve opens a flow, carries what comes back, and ends it.
+func (t *udpTable) serve(f *udpFlow) {
+	flow := Flow{Time: time.Now(), Protocol: egress.UDP, Src: f.key.src, Dst: f.key.dst}
+	c := &t.net.count
+	flow.Verdict = t.net.cfg.Policy.Check(t.net.ctx, egress.Flow{Protocol: egress.UDP, Dst: f.key.dst})
+	if !flow.Verdict.Allow {
+		c.denied.Add(1)
+		flow.Err = errDenied.Error()
+		t.refuse(f)
+		t.net.report(&flow)
+		return
+	}
+	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(hostSide(f.key.dst)))
+	if err != nil {
+		flow.Err = err.Error()
+		t.refuse(f)
+		t.net.report(&flow)
+		return
+	}
+	c.udpActive.Add(1)
+	c.udpTotal.Add(1)
+	if !f.open(conn) {
+		conn.Close()
+	} else {
+		t.receive(f, conn)
+	}
+	c.udpActive.Add(-1)
+	t.drop(f)
+	flow.Sent, flow.Received = f.sent.Load(), f.received.Load()
+	t.net.report(&flow)
+}
+
+// refuse keeps a flow that may not be, for a while, so that each of its datagrams
+// does not ask again.
+func (t *udpTable) refuse(f *udpFlow) {
+	f.end()
+	timer := time.NewTimer(5 * time.Second)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-t.net.ctx.Done():
+	}
+	t.drop(f)
+}
+
+// open makes a flow ready and sends what waited. It reports false if it is over.
+func (f *udpFlow) open(conn *net.UDPConn) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.dead {
+		return false
+	}
+	f.conn, f.ready = conn, true
+	for _, p := range f.waiting {
+		if sendNow(conn, p) == nil {
+			f.sent.Add(uint64(len(p)))
+		}
+	}
+	f.waiting = nil
+	return true
+}
+
+// end closes a flow; who reads from its socket is woken.
+func (f *udpFlow) end() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.dead, f.ready, f.waiting = true, false, nil
+	if f.conn != nil {
+		f.conn.Close()
+	}
+}
+
+func (t *udpTable) drop(f *udpFlow) {
+	f.end()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.flows[f.key] == f {
+		delete(t.flows, f.key)
+	}
+}
+
+// datagrams are buffers for what comes from the host.
+var datagrams = sync.Pool{New: func() any { return new([maxDatagram]byte) }}
+
+// receive carries datagrams to the guest until the flow is idle or over. The buffer
+// is taken when there is something to read, so that idle flows hold none.
+func (t *udpTable) receive(f *udpFlow, conn *net.UDPConn) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return
+	}
+	for {
+		conn.SetReadDeadline(time.Unix(0, f.used.Load()).Add(udpIdle))
+		n, err := readDatagram(raw, func(p []byte) {
+			f.used.Store(time.Now().UnixNano())
+			f.received.Add(uint64(len(p)))
+			t.net.datagram(f.key.dst, f.key.src, p)
+		})
+		if n > 0 || err == nil {
+			continue
+		}
+		if isTimeout(err) {
+			if time.Since(time.Unix(0, f.used.Load())) < udpIdle {
+				continue // the guest wrote meanwhile
+			}
+			return
+		}
+		if isRefused(err) { // the far end said so by ICMP; say it to the guest by silence
+			continue
+		}
+		return
+	}
+}
+
+// datagram sends one to the guest.
+func (n *Network) datagram(from, to netip.AddrPort, p []byte) {
+	proto := networkOf(from.Addr())
+	route, err := n.stack.FindRoute(nicID, toTCPIP(from.Addr()), toTCPIP(to.Addr()), proto, false)
+	if err != nil {
+		n.count.lost.Add(1)
+		return
+	}
+	defer route.Release()
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{
+		ReserveHeaderBytes: int(route.MaxHeaderLength()) + header.UDPMinimumSize, Payload: payload(p),
+	})
+	defer pkt.DecRef()
+	u := header.UDP(pkt.TransportHeader().Push(header.UDPMinimumSize))
+	pkt.TransportProtocolNumber = header.UDPProtocolNumber
+	size := uint16(header.UDPMinimumSize + len(p))
+	u.Encode(&header.UDPFields{SrcPort: from.Port(), DstPort: to.Port(), Length: size})
+	if size <= uint16(route.MTU()-header.IPv6MinimumSize) && n.link.offloadsChecksums() {
+		// The guest's kernel knows that nothing can have happened to it on the way.
+		u.SetChecksum(route.PseudoHeaderChecksum(header.UDPProtocolNumber, size))
+		pkt.GSOOptions = stack.GSO{NeedsCsum: true, CsumOffset: udpChecksumOffset, L3HdrLen: headerLen(proto)}
+	} else {
+		u.SetChecksum(udpChecksum(route, u, p))
+	}
+	_ = route.WritePacket(stack.NetworkHeaderParams{Protocol: header.UDPProtocolNumber, TTL: 64, TOS: stack.DefaultTOS}, pkt)
+}
+
+func headerLen(proto tcpip.NetworkProtocolNumber) uint16 {
+	if proto == header.IPv4ProtocolNumber {
+		return header.IPv4MinimumSize
+	}
+	return header.IPv6MinimumSize
+}
+
+// close ends all flows.
+func (t *udpTable) close() {
+	t.mu.Lock()
+	flows := t.flows
+	t.flows = nil
+	t.mu.Unlock()
+	for _, f := range flows {
+		f.end()
+	}
+}

@@ -1,0 +1,206 @@
+package netstack
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/anthropics/boxlite/pkg/runtime/internal/netstack/egress"
+	"github.com/insomniacslk/dhcp/dhcpv4"
+	"github.com/stretchr/testify/require"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+)
+
+// udpEcho answers each datagram on the host's loopback with itself.
+func udpEcho(t *testing.T) netip.AddrPort {
+	t.Helper()
+	conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	require.NoError(t, err)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		buf := make([]byte, maxDatagram)
+		for {
+			n, from, err := conn.ReadFromUDPAddrPort(buf)
+			if err != nil {
+				return
+			}
+			conn.WriteToUDPAddrPort(buf[:n], from)
+		}
+	}()
+	t.Cleanup(func() { conn.Close(); <-done })
+	return netip.AddrPortFrom(Host4, uint16(conn.LocalAddr().(*net.UDPAddr).Port))
+}
+
+func (g *guest) udp(local uint16, remote netip.AddrPort) *gonet.UDPConn {
+	g.t.Helper()
+	c, err := gonet.DialUDP(g.stack, &tcpip.FullAddress{NIC: 1, Addr: toTCPIP(Guest4), Port: local},
+		&tcpip.FullAddress{Addr: toTCPIP(remote.Addr()), Port: remote.Port()}, ipv4.ProtocolNumber)
+	require.NoError(g.t, err)
+	g.t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// exchange sends a datagram and returns the answer.
+func exchange(t *testing.T, c net.Conn, p []byte) []byte {
+	t.Helper()
+	_, err := c.Write(p)
+	require.NoError(t, err)
+	buf := make([]byte, maxDatagram)
+	c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	n, err := c.Read(buf)
+	require.NoError(t, err)
+	return buf[:n]
+}
+
+func TestUDPEcho(t *testing.T) {
+	g := newGuest(t, Config{})
+	c := g.udp(0, udpEcho(t))
+	for _, size := range []int{1, 1200, 1472, 1473, 9000, 60000} {
+		p := make([]byte, size)
+		p[0], p[size-1] = byte(size), 7
+		require.Equal(t, p, exchange(t, c, p), "%d bytes", size)
+	}
+	require.EqualValues(t, 1, g.net.Stats().UDPTotal, "one flow")
+}
+
+// TestUDPFlowsAreBounded opens more flows than there may be: the silent ones make
+// room, and new ones work.
+func TestUDPFlowsAreBounded(t *testing.T) {
+	g := newGuest(t, Config{})
+	addr := udpEcho(t)
+	for port := range maxUDP + 500 {
+		c, err := gonet.DialUDP(g.stack, &tcpip.FullAddress{NIC: 1, Addr: toTCPIP(Guest4), Port: uint16(1024 + port)},
+			&tcpip.FullAddress{Addr: toTCPIP(addr.Addr()), Port: addr.Port()}, ipv4.ProtocolNumber)
+		require.NoError(t, err)
+		_, err = c.Write([]byte{1})
+		require.NoError(t, err)
+		require.NoError(t, c.Close())
+	}
+	require.Equal(t, []byte("on"), exchange(t, g.udp(0, addr), []byte("on")))
+	require.LessOrEqual(t, g.net.Stats().UDPActive, uint64(maxUDP+64))
+}
+
+func TestUDPDenied(t *testing.T) {
+	flows := make(chan Flow, 4)
+	g := newGuest(t, Config{Policy: policy(t, egress.Config{}), Flows: func(f Flow) { flows <- f }})
+	c := g.udp(0, udpEcho(t))
+	for range 3 { // one verdict for all of them
+		_, err := c.Write([]byte("x"))
+		require.NoError(t, err)
+	}
+	f := <-flows
+	require.False(t, f.Verdict.Allow)
+	require.Equal(t, egress.UDP, f.Protocol)
+	require.EqualValues(t, 1, g.net.Stats().Denied)
+}
+
+func TestForwardedTCP(t *testing.T) {
+	g := newGuest(t, Config{})
+	l := g.listen(80)
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			fmt.Fprintf(c, "to %v", c.LocalAddr())
+			c.Close()
+		}
+	}()
+	p, err := g.net.AddPort(Port{Protocol: egress.TCP, Host: netip.MustParseAddrPort("127.0.0.1:0"), Guest: 80})
+	require.NoError(t, err)
+	require.NotZero(t, p.Host.Port())
+	require.Equal(t, []Port{p}, g.net.Ports())
+	c, err := net.Dial("tcp", p.Host.String())
+	require.NoError(t, err)
+	buf := make([]byte, 100)
+	n, err := c.Read(buf)
+	require.NoError(t, err)
+	require.Equal(t, "to 192.168.127.2:80", string(buf[:n]))
+	c.Close()
+
+	_, err = g.net.AddPort(Port{Protocol: egress.TCP, Host: p.Host, Guest: 81})
+	require.ErrorContains(t, err, "in use")
+	require.NoError(t, g.net.RemovePort(p))
+	require.ErrorIs(t, g.net.RemovePort(p), ErrNoPort)
+	_, err = net.Dial("tcp", p.Host.String())
+	require.Error(t, err)
+}
+
+func TestForwardedTCPToNobody(t *testing.T) {
+	g := newGuest(t, Config{})
+	p, err := g.net.AddPort(Port{Protocol: egress.TCP, Host: netip.MustParseAddrPort("127.0.0.1:0"), Guest: 81})
+	require.NoError(t, err)
+	c, err := net.Dial("tcp", p.Host.String())
+	if err == nil { // the reset may come before the kernel has told of the connection
+		defer c.Close()
+		_, err = c.Read(make([]byte, 1))
+	}
+	require.ErrorContains(t, err, "reset")
+}
+
+func TestForwardedUDP(t *testing.T) {
+	g := newGuest(t, Config{})
+	s, err := gonet.DialUDP(g.stack, &tcpip.FullAddress{NIC: 1, Addr: toTCPIP(Guest4), Port: 53}, nil, ipv4.ProtocolNumber)
+	require.NoError(t, err)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		buf := make([]byte, 2000)
+		for {
+			n, from, err := s.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			s.WriteTo(append([]byte("re: "), buf[:n]...), from)
+		}
+	}()
+	t.Cleanup(func() { s.Close(); <-done })
+	p, err := g.net.AddPort(Port{Protocol: egress.UDP, Host: netip.MustParseAddrPort("127.0.0.1:0"), Guest: 53})
+	require.NoError(t, err)
+	for i := range 3 { // several clients at a time
+		c, err := net.Dial("udp", p.Host.String())
+		require.NoError(t, err)
+		defer c.Close()
+		q := fmt.Sprintf("question %d", i)
+		require.Equal(t, "re: "+q, string(exchange(t, c, []byte(q))))
+	}
+}
+
+func TestDHCP(t *testing.T) {
+	g := newGuest(t, Config{Hostname: "web", DNS: noDNS{}})
+	frames := make(chan []byte, 8)
+	g.net.link.nic = capturing{g.link, frames}
+	ask := func(m *dhcpv4.DHCPv4) *dhcpv4.DHCPv4 {
+		g.net.dhcp(m.ToBytes())
+		f := <-frames
+		r, err := dhcpv4.FromBytes(f[14+20+8:])
+		require.NoError(t, err)
+		return r
+	}
+	discover, err := dhcpv4.NewDiscovery(GuestMAC)
+	require.NoError(t, err)
+	offer := ask(discover)
+	require.Equal(t, dhcpv4.MessageTypeOffer, offer.MessageType())
+	require.Equal(t, Guest4.String(), offer.YourIPAddr.String())
+	request, err := dhcpv4.NewRequestFromOffer(offer)
+	require.NoError(t, err)
+	ack := ask(request)
+	require.Equal(t, dhcpv4.MessageTypeAck, ack.MessageType())
+	require.Equal(t, Gateway4.String(), ack.Router()[0].String())
+	require.Equal(t, Gateway4.String(), ack.DNS()[0].String())
+	require.Equal(t, "web", ack.HostName())
+	request.UpdateOption(dhcpv4.OptRequestedIPAddress(net.IPv4(192, 168, 127, 9)))
+	require.Equal(t, dhcpv4.MessageTypeNak, ask(request).MessageType())
+}
+
+type noDNS struct{}
+
+func (noDNS) Handle(context.Context, []byte, int) []byte { return nil }
+func (noDNS) ServeStream(context.Context, net.Conn)      {}
