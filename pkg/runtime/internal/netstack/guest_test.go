@@ -51,9 +51,8 @@ type guestLink struct {
 	tx, rx     chan wire
 	offloads   vnet.Offloads
 
-	mu     sync.Mutex
-	room   int // frames that the receive ring takes, -1 for any number
-	frames [][]byte
+	mu   sync.Mutex
+	room int // frames that the receive ring takes, -1 for any number
 }
 
 const fullOffloads = vnet.OffloadCsum | vnet.OffloadTSO4 | vnet.OffloadTSO6
