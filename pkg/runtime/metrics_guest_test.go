@@ -63,7 +63,7 @@ func TestGuestMetrics(t *testing.T) {
 	}
 	require.NotNil(t, m.StageFilesystemSetup)
 	for _, p := range []*uint64{m.NetworkBytesSent, m.NetworkBytesReceived, m.NetworkTCPConnections, m.NetworkTCPErrors} {
-		require.Nil(t, p, "there is no network")
+		require.NotNil(t, p)
 	}
 	i, err := box.Info(ctx)
 	require.NoError(t, err)
