@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -234,7 +235,7 @@ func TestCancel(t *testing.T) {
 		if !strings.HasSuffix(r.URL.Path, string(digestOf(want.layers[0]))) {
 			return false
 		}
-		w.Header().Set("Content-Length", "1048576")
+		w.Header().Set("Content-Length", strconv.Itoa(len(want.layers[0])))
 		w.Write(want.layers[0][:4096])
 		w.(http.Flusher).Flush()
 		cancel()
