@@ -32,6 +32,7 @@ func portListCommand(g *globalOptions) *cobra.Command {
 		Use:     "ls [flags] BOX",
 		Aliases: []string{"list"},
 		Short:   "List the ports that lead to a box",
+		Long:    "Lists the ports of this machine that lead to a running box, those of -p first.",
 		Example: `  boxlite port ls web
   boxlite port ls --format '{{.HostPort}}' web`,
 		Args: cobra.ExactArgs(1),
