@@ -84,7 +84,11 @@ var completers = map[string]completer{
 	"stats":   {boxes: runtime.BoxStatus.IsRunning, many: true},
 	"stop":    {boxes: runtime.BoxStatus.IsActive, many: true},
 	"top":     {boxes: runtime.BoxStatus.IsRunning},
-	"wait":    {boxes: anyStatus, many: true},
+
+	"port ls":  {boxes: runtime.BoxStatus.IsRunning},
+	"port add": {boxes: runtime.BoxStatus.IsRunning},
+	"port rm":  {boxes: runtime.BoxStatus.IsRunning},
+	"wait":     {boxes: anyStatus, many: true},
 
 	"cp": {boxes: anyStatus, many: true, files: true, after: ":"},
 

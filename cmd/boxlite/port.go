@@ -1,0 +1,121 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+
+	"github.com/anthropics/boxlite/pkg/runtime"
+	"github.com/spf13/cobra"
+)
+
+func portCommand(g *globalOptions) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "port COMMAND",
+		Short: "List, add and remove ports of a running box",
+		Long: `Ports of this machine that lead to ports of a box. Those given with -p are
+there whenever the box runs; those added here, until it stops.`,
+		Example: `  boxlite port ls web
+  boxlite port add web 8080:80
+  boxlite port rm web 8080:80`,
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	c.AddCommand(portListCommand(g), portAddCommand(g), portRemoveCommand(g))
+	return c
+}
+
+func portListCommand(g *globalOptions) *cobra.Command {
+	var f format
+	c := &cobra.Command{
+		Use:     "ls [flags] BOX",
+		Aliases: []string{"list"},
+		Short:   "List the ports that lead to a box",
+		Long:    "Lists the ports of this machine that lead to a running box, those of -p first.",
+		Example: `  boxlite port ls web
+  boxlite port ls --format '{{.HostPort}}' web`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return onBox(cmd.Context(), g, args[0], func(ctx context.Context, box *runtime.LiteBox) error {
+				ports, err := box.Ports(ctx)
+				if err != nil {
+					return err
+				}
+				return list(&stdout, f, ports, []string{"HOST", "BOX"}, func(p runtime.PortSpec) []string {
+					return []string{hostAddress(p), fmt.Sprintf("%d/%s", p.GuestPort, p.Protocol)}
+				})
+			})
+		},
+	}
+	addFormat[runtime.PortSpec](c, &f, "", "{{.HostPort}} {{.GuestPort}}")
+	return c
+}
+
+func portAddCommand(g *globalOptions) *cobra.Command {
+	return &cobra.Command{
+		Use:   "add BOX [[IP:]HOSTPORT:]PORT[/tcp|/udp]",
+		Short: "Lead a port of this machine to a running box",
+		Long: `Leads a port of this machine to a running box, until the box stops, and prints
+the address. IP is 127.0.0.1 if left out, HOSTPORT any that is free.`,
+		Example: `  boxlite port add web 8080:80
+  boxlite port add dns 0.0.0.0:5353:53/udp`,
+		Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			p, err := parsePort(args[1])
+			if err != nil {
+				return fmt.Errorf("port add: %w", err)
+			}
+			return onBox(cmd.Context(), g, args[0], func(ctx context.Context, box *runtime.LiteBox) error {
+				if p, err = box.AddPort(ctx, p); err != nil {
+					return err
+				}
+				_, err = fmt.Fprintln(&stdout, hostAddress(p))
+				return err
+			})
+		},
+	}
+}
+
+func portRemoveCommand(g *globalOptions) *cobra.Command {
+	return &cobra.Command{
+		Use:     "rm BOX [IP:]HOSTPORT:PORT[/tcp|/udp]",
+		Aliases: []string{"remove"},
+		Short:   "End what leads a port of this machine to a box",
+		Long: `Ends what leads a port of this machine to a running box. Connections that came
+in by it stay.`,
+		Example: `  boxlite port rm web 8080:80`,
+		Args:    cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			p, err := parsePort(args[1])
+			if err != nil {
+				return fmt.Errorf("port rm: %w", err)
+			}
+			if p.HostPort == 0 {
+				return fmt.Errorf("port rm: %q: name the port of this machine too, as HOSTPORT:PORT", args[1])
+			}
+			return onBox(cmd.Context(), g, args[0], func(ctx context.Context, box *runtime.LiteBox) error {
+				return box.RemovePort(ctx, p)
+			})
+		},
+	}
+}
+
+func hostAddress(p runtime.PortSpec) string {
+	return net.JoinHostPort(p.HostIP, strconv.Itoa(int(p.HostPort)))
+}
+
+// onBox opens the home and finds a box in it.
+func onBox(ctx context.Context, g *globalOptions, key string, do func(context.Context, *runtime.LiteBox) error) (err error) {
+	rt, done, err := g.open()
+	if err != nil {
+		return err
+	}
+	defer done()
+	defer func() { err = errors.Join(err, rt.Close()) }()
+	box, err := rt.Get(ctx, key)
+	if err != nil {
+		return err
+	}
+	return do(ctx, box)
+}
