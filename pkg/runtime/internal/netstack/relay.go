@@ -40,7 +40,7 @@ func newRelay(n *Network, guest tcpip.Endpoint, wq *waiter.Queue, host *net.TCPC
 // chunk is the most that goes into the guest's connection in one piece.
 const chunk = 256 << 10
 
-// sniffTime bounds the wait for a first request that is to be judged.
+// sniffTime bounds how long a first request that is to be judged may take.
 const sniffTime = 30 * time.Second
 
 // run returns when both directions are done; what was cut says why.
@@ -124,8 +124,7 @@ func (r *relay) upload(raw syscall.RawConn) error {
 
 // judge holds the guest's first bytes until it is clear for whom they are.
 func (r *relay) judge(raw syscall.RawConn, readable <-chan struct{}) error {
-	timer := time.NewTimer(sniffTime)
-	defer timer.Stop()
+	var over <-chan time.Time // from the first byte on: whoever says nothing may wait for the server
 	for {
 		var first collector
 		_, terr := r.guest.Read(&first, tcpip.ReadOptions{})
@@ -133,12 +132,15 @@ func (r *relay) judge(raw syscall.RawConn, readable <-chan struct{}) error {
 		switch terr.(type) {
 		case nil, *tcpip.ErrBadBuffer:
 			verdict, done = r.sniff.Feed(first.b)
+			if over == nil {
+				over = time.After(sniffTime)
+			}
 		case *tcpip.ErrWouldBlock:
 			select {
 			case <-readable:
 			case <-r.stop:
 				return nil
-			case <-timer.C: // a slow speaker is judged by what there is
+			case <-over: // a slow speaker is judged by what there is
 				verdict, done = r.sniff.End(false), true
 			}
 		case *tcpip.ErrClosedForReceive:

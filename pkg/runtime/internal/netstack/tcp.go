@@ -41,13 +41,14 @@ type tcpForwarder struct {
 	forward *tcp.Forwarder
 	dialer  net.Dialer
 	open    atomic.Int64
+	where   func(netip.AddrPort) netip.AddrPort // hostSide, but for tests
 
 	mu     sync.Mutex
 	relays map[*relay]struct{}
 }
 
 func newTCPForwarder(n *Network) *tcpForwarder {
-	f := &tcpForwarder{net: n, relays: make(map[*relay]struct{}), dialer: net.Dialer{Timeout: dialTimeout}}
+	f := &tcpForwarder{net: n, relays: make(map[*relay]struct{}), dialer: net.Dialer{Timeout: dialTimeout}, where: hostSide}
 	f.forward = tcp.NewForwarder(n.stack, minBuffer*2, maxOpening, func(r *tcp.ForwarderRequest) {
 		if !n.spawn(func() { f.accept(r) }) {
 			r.Complete(true)
@@ -104,6 +105,7 @@ func (f *tcpForwarder) accept(r *tcp.ForwarderRequest) {
 		fail(errDenied)
 		return
 	}
+	defer f.net.cfg.Policy.Hold(dst.Addr())() // the name stays that of the address while somebody uses it
 	conn, err := f.dial(f.net.ctx, dst)
 	if err != nil {
 		f.net.count.tcpErrors.Add(1)
@@ -131,7 +133,7 @@ var errDenied = errors.New("denied by the policy")
 
 // dial connects to where an address of the guest's leads.
 func (f *tcpForwarder) dial(ctx context.Context, dst netip.AddrPort) (*net.TCPConn, error) {
-	conn, err := f.dialer.DialContext(ctx, "tcp", hostSide(dst).String())
+	conn, err := f.dialer.DialContext(ctx, "tcp", f.where(dst).String())
 	if err != nil {
 		return nil, err
 	}

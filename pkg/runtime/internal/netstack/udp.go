@@ -159,6 +159,7 @@ func (t *udpTable) serve(f *udpFlow) {
 		t.net.report(&flow)
 		return
 	}
+	defer t.net.cfg.Policy.Hold(f.key.dst.Addr())()
 	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(hostSide(f.key.dst)))
 	if err != nil {
 		flow.Err = err.Error()
