@@ -2,7 +2,6 @@ package blk
 
 import (
 	"errors"
-	"runtime"
 	"time"
 
 	"github.com/anthropics/boxlite/pkg/virtio"
@@ -30,35 +29,7 @@ type worker struct {
 
 func (w *worker) run() {
 	defer w.dev.running.Done()
-	// The thread waits in the doorbell anyway. Bound to it, the goroutine wakes
-	// in half the time, because no other thread has to take it over.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	for !w.dev.stop.Load() {
-		if err := w.serve(); err != nil {
-			w.irq.NeedsReset(err)
-			return
-		}
-		if !w.bell.Wait() {
-			return
-		}
-	}
-}
-
-// serve works until the queue is empty and the next request will ring the bell.
-func (w *worker) serve() error {
-	for {
-		w.queue.DisableNotify()
-		if err := w.drain(); err != nil {
-			return err
-		}
-		if w.dev.stop.Load() {
-			return nil
-		}
-		if more, err := w.queue.EnableNotify(); !more {
-			return err
-		}
-	}
+	virtio.ServeQueue(&w.dev.stop, w.bell, w.queue, w.irq, w.drain)
 }
 
 // drain serves all requests there are. The driver hears of them in batches, but

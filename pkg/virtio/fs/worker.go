@@ -1,7 +1,6 @@
 package fs
 
 import (
-	"runtime"
 	"sync"
 	"time"
 
@@ -42,35 +41,7 @@ func newWorker(d *Device, index int, bell *virtio.Doorbell) *worker {
 
 func (w *worker) run() {
 	defer w.dev.running.Done()
-	// As for disks: the thread waits in the doorbell anyway, and a goroutine that
-	// is bound to it wakes in half the time.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	for !w.dev.stop.Load() {
-		if err := w.serve(); err != nil {
-			w.irq.NeedsReset(err)
-			return
-		}
-		if !w.bell.Wait() {
-			return
-		}
-	}
-}
-
-// serve works until the queue is empty and the next request will ring the bell.
-func (w *worker) serve() error {
-	for {
-		w.queue.DisableNotify()
-		if err := w.drain(); err != nil {
-			return err
-		}
-		if w.dev.stop.Load() {
-			return nil
-		}
-		if more, err := w.queue.EnableNotify(); !more {
-			return err
-		}
-	}
+	virtio.ServeQueue(&w.dev.stop, w.bell, w.queue, w.irq, w.drain)
 }
 
 // drain serves all requests there are. The driver hears of them in batches, but
