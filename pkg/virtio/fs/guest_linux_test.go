@@ -162,6 +162,9 @@ func guestInit() {
 			refused(tag, os.WriteFile(dir+"/other", nil, 0o644), unix.EPERM)
 		default:
 			guestWork(tag, dir)
+			if tag == "always" {
+				guestACL(dir)
+			}
 		}
 		check(tag, unix.Unmount(dir, 0))
 		fmt.Println("done:", tag)
