@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -162,6 +163,7 @@ func guestInit() {
 			refused(tag, os.WriteFile(dir+"/other", nil, 0o644), unix.EPERM)
 		default:
 			guestWork(tag, dir)
+			guestPosix(tag, dir)
 			if tag == "always" {
 				guestACL(dir)
 			}
@@ -193,6 +195,18 @@ func refused(what string, err error, want syscall.Errno) {
 		e, _ = x.Err.(syscall.Errno)
 	}
 	same(what, e, want)
+}
+
+// guestPosix runs TestPosix on a share.
+func guestPosix(tag, dir string) {
+	c := exec.Command("/init", "-test.run=^TestPosix$", "-test.count=1")
+	c.Env = append(os.Environ(), posixDir+"="+dir)
+	c.Stdin, c.Stderr = os.Stdin, os.Stderr
+	out, err := c.Output()
+	if err != nil {
+		fmt.Printf("%s: posix: %v\n%s", tag, err, out)
+	}
+	check(tag+": posix", err)
 }
 
 func guestReadOnly(dir string) {
