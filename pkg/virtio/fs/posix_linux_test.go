@@ -5,19 +5,12 @@ import (
 	"testing"
 
 	"github.com/hanwen/go-fuse/v2/posixtest"
+	"github.com/stretchr/testify/require"
 )
 
-// posixDir is in the environment of a test process in the guest.
-const posixDir = "BOXLITE_FS_POSIX"
-
-// TestPosix is go-fuse's suite of what programs expect of a file system. Here it
-// runs on the host's, which shows that the suite is right; TestGuestMounts runs it
-// in the guest, on shares.
+// TestPosix is go-fuse's suite of what programs expect of a file system.
 func TestPosix(t *testing.T) {
-	dir := os.Getenv(posixDir)
-	if dir == "" {
-		dir = t.TempDir()
-	}
+	dir := onShare(t)
 	for name, f := range posixtest.All {
 		switch name {
 		case "OpenSymlinkRace": // calls it an error that the kernel follows a link which is there
@@ -27,9 +20,8 @@ func TestPosix(t *testing.T) {
 		}
 		t.Run(name, func(t *testing.T) {
 			mnt, err := os.MkdirTemp(dir, "posix")
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
+			defer os.RemoveAll(mnt)
 			f(t, mnt)
 		})
 	}
