@@ -21,7 +21,7 @@ const (
 	memoryMiB = 512
 	words     = "console=ttyS0 quiet loglevel=4 reboot=t panic=-1 tsc=reliable no_timer_check cryptomgr.notests random.trust_cpu=on"
 
-	bigMiB   = 8   // size of the large file
+	bigMiB   = 8  // size of the large file
 	random   = 40 // accesses to it at random places
 	files    = 40 // in the flat folder, and in the tree
 	treeDirs = 4
