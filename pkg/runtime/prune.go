@@ -143,6 +143,20 @@ func (r *Runtime) boxUsage(id string) (disk, logs, all int64) {
 	return disk, logs, all
 }
 
+// treeSize is what all files of a tree take up.
+func treeSize(dir string) (n int64) {
+	_ = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return nil
+		}
+		if info, err := d.Info(); err == nil {
+			n += onDisk(info)
+		}
+		return nil
+	})
+	return n
+}
+
 // onDisk is what a file really takes up, which for a sparse one is not its size.
 func onDisk(info os.FileInfo) int64 {
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {

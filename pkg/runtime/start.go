@@ -275,7 +275,7 @@ func (b *LiteBox) vmConfig(ctx context.Context, mode bootMode) (cfg *vmm.Config,
 	if err != nil {
 		return nil, nil, err
 	}
-	mounts, err := b.vmmMounts()
+	mounts, err := b.vmmMounts(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -284,7 +284,7 @@ func (b *LiteBox) vmConfig(ctx context.Context, mode bootMode) (cfg *vmm.Config,
 		Kernel: kernel, Initrd: initrd, Cmdline: kernelCmdline,
 		Rootfs: rec.Parts, Disk: b.diskPath(),
 		Setup: b.guestSetup(rec), Mounts: mounts,
-		Main:  main, Network: network,
+		Main: main, Network: network,
 		Detach: b.opts.Detach, Ephemeral: !b.opts.KeepOnStop,
 		Stall: max(rt.opts.BootStall, 0), Grace: rt.opts.StopGrace,
 	}, argv, nil

@@ -1,12 +1,15 @@
 package runtime
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
+	"github.com/anthropics/boxlite/pkg/runtime/internal/state"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 )
@@ -70,7 +73,7 @@ func TestVolumesFilled(t *testing.T) {
 	require.Equal(t, "sub", given[0].HostPath, "the caller's")
 
 	b := &LiteBox{opts: opts}
-	mounts, err := b.vmmMounts()
+	mounts, err := b.vmmMounts(t.Context())
 	require.NoError(t, err)
 	var order []string
 	for _, m := range mounts {
@@ -79,4 +82,135 @@ func TestVolumesFilled(t *testing.T) {
 	require.Equal(t, []string{"/a/b", "/a/b/c", "/dev/shm/x", "/proceed"}, order)
 	require.True(t, mounts[1].Point.NoExec)
 	require.Nil(t, mounts[1].Share)
+}
+
+// TestNamedVolumes is the life of volumes of the home, without boxes that run.
+func TestNamedVolumes(t *testing.T) {
+	ctx, rt := t.Context(), newRuntime(t)
+	v, err := rt.CreateVolume(ctx, VolumeOptions{Name: "data", Labels: map[string]string{"job": "x"}})
+	require.NoError(t, err)
+	require.Equal(t, VolumeInfo{
+		Name: "data", CreatedAt: v.CreatedAt, Labels: map[string]string{"job": "x"},
+		Mountpoint: filepath.Join(rt.HomeDir(), "volumes", "data", "data"),
+	}, v)
+	require.NoError(t, os.WriteFile(filepath.Join(v.Mountpoint, "f"), []byte("kept"), 0o644))
+	fi, err := os.Stat(v.Mountpoint)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o755), fi.Mode().Perm())
+
+	again, err := rt.CreateVolume(ctx, VolumeOptions{Name: "data"})
+	require.NoError(t, err)
+	require.Equal(t, v, again)
+	_, err = rt.CreateVolume(ctx, VolumeOptions{Name: "../data"})
+	require.ErrorIs(t, err, ErrInvalidArgument)
+	require.ErrorContains(t, err, "use letters")
+	_, err = rt.GetVolume(ctx, "other")
+	require.ErrorIs(t, err, ErrNotFound)
+	require.ErrorContains(t, err, `there is no volume "other"`)
+	require.ErrorIs(t, rt.RemoveVolume(ctx, "other"), ErrNotFound)
+
+	// A box makes what it names, and holds it.
+	opts := BoxOptions{KeepOnStop: true, Volumes: []VolumeSpec{{Name: "data", GuestPath: "/d"}, {Name: "new", GuestPath: "/n"}, {GuestPath: "/a", Anonymous: true}}}
+	b, err := rt.Create(ctx, opts, "web")
+	require.NoError(t, err)
+	anonymous := b.Options().Volumes[2]
+	require.True(t, anonymous.Anonymous)
+	require.Len(t, anonymous.Name, 64)
+	require.False(t, b.Options().Volumes[0].Anonymous)
+	list, err := rt.Volumes(ctx)
+	require.NoError(t, err)
+	require.Len(t, list, 3)
+	for _, v := range list {
+		require.Equal(t, []string{"web"}, v.Boxes)
+		require.Equal(t, v.Name == anonymous.Name, v.Anonymous)
+	}
+	err = rt.RemoveVolume(ctx, "data")
+	require.ErrorIs(t, err, ErrInvalidState)
+	require.ErrorContains(t, err, `volume is in use by web`)
+	_, err = os.Stat(filepath.Join(v.Mountpoint, "f"))
+	require.NoError(t, err)
+	rep, err := rt.PruneVolumes(ctx, VolumePruneOptions{All: true})
+	require.NoError(t, err)
+	require.Empty(t, rep.Volumes)
+	require.NoError(t, rt.Rename(ctx, "web", "www"))
+	require.ErrorContains(t, rt.RemoveVolume(ctx, "data"), `in use by www`)
+
+	// Without the box they can go; its anonymous one stays, unless it was to go with it.
+	require.NoError(t, rt.Remove(ctx, "www", false))
+	rep, err = rt.PruneVolumes(ctx, VolumePruneOptions{})
+	require.NoError(t, err)
+	require.Len(t, rep.Volumes, 1)
+	require.Equal(t, anonymous.Name, rep.Volumes[0].Name)
+	b, err = rt.Create(ctx, BoxOptions{KeepOnStop: true, Volumes: []VolumeSpec{{GuestPath: "/a"}}}, "")
+	require.NoError(t, err)
+	require.NoError(t, rt.ensureVolume(ctx, b.Options().Volumes[0].Name))
+	require.NoError(t, rt.RemoveWith(ctx, string(b.ID()), RemoveOptions{Volumes: true}))
+	_, err = rt.GetVolume(ctx, b.Options().Volumes[0].Name)
+	require.ErrorIs(t, err, ErrNotFound)
+
+	// Not even a folder that a guest has closed stays.
+	require.NoError(t, os.MkdirAll(filepath.Join(v.Mountpoint, "closed", "deep"), 0o755))
+	require.NoError(t, os.Chmod(filepath.Join(v.Mountpoint, "closed"), 0))
+	rep, err = rt.PruneVolumes(ctx, VolumePruneOptions{All: true, Match: func(v VolumeInfo) bool { return v.Labels["job"] == "x" }})
+	require.NoError(t, err)
+	require.Len(t, rep.Volumes, 1)
+	require.Positive(t, rep.Freed)
+	require.NoError(t, rt.RemoveVolume(ctx, "new"))
+	left, err := os.ReadDir(filepath.Join(rt.HomeDir(), "volumes"))
+	require.NoError(t, err)
+	require.Empty(t, left)
+}
+
+// TestVolumeRemovalInterrupted is what a removal leaves that was killed, and what
+// becomes of it.
+func TestVolumeRemovalInterrupted(t *testing.T) {
+	ctx := t.Context()
+	for _, c := range []struct {
+		name      string
+		committed bool // the row is gone
+		recreated bool // and there is another volume of that name
+		kept      bool
+	}{
+		{name: "before the row went", kept: true},
+		{name: "after it", committed: true},
+		{name: "after it, made again", committed: true, recreated: true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			rt := newRuntime(t)
+			v, err := rt.CreateVolume(ctx, VolumeOptions{Name: "a-b"})
+			require.NoError(t, err)
+			file := filepath.Join(v.Mountpoint, "f")
+			require.NoError(t, os.WriteFile(file, nil, 0o644))
+			db, err := rt.state(ctx)
+			require.NoError(t, err)
+			var away []removed
+			stop := errors.New("as asked")
+			err = db.RemoveVolume(ctx, "a-b", func(v state.Volume) error {
+				require.NoError(t, rt.takeVolumes([]state.Volume{v}, &away))
+				if c.committed {
+					return nil
+				}
+				return stop // the transaction did not happen
+			})
+			require.Equal(t, c.committed, err == nil)
+			require.Len(t, away, 1)
+			require.NoFileExists(t, file)
+			if c.recreated {
+				time.Sleep(time.Millisecond) // another time of creation
+				_, err := rt.CreateVolume(ctx, VolumeOptions{Name: "a-b"})
+				require.NoError(t, err)
+			}
+			require.NoError(t, rt.sweep(ctx))
+			if c.kept {
+				require.FileExists(t, file)
+			} else {
+				require.NoFileExists(t, file)
+			}
+			left, err := os.ReadDir(filepath.Join(rt.HomeDir(), "volumes"))
+			require.NoError(t, err)
+			for _, e := range left {
+				require.Equal(t, "a-b", e.Name())
+			}
+		})
+	}
 }

@@ -2,25 +2,44 @@ package runtime
 
 import (
 	"cmp"
+	"context"
+	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/anthropics/boxlite/pkg/agentapi"
+	"github.com/anthropics/boxlite/pkg/runtime/internal/state"
 	"github.com/anthropics/boxlite/pkg/runtime/internal/vmm"
 )
 
+// namedVolumes are the volumes of the home that the box names.
+func (o *BoxOptions) namedVolumes(now time.Time) (list []state.Volume) {
+	for _, v := range o.Volumes {
+		if v.Name != "" {
+			list = append(list, state.Volume{Name: v.Name, CreatedAt: now, Anonymous: v.Anonymous})
+		}
+	}
+	return list
+}
+
 // vmmMounts are the box's volumes and tmpfs mounts as the VM process takes them, in
 // the order in which they are mounted: a folder before what lies in it.
-func (b *LiteBox) vmmMounts() ([]vmm.Mount, error) {
+func (b *LiteBox) vmmMounts(ctx context.Context) ([]vmm.Mount, error) {
 	var list []vmm.Mount
 	for i := range b.opts.Volumes {
 		v := &b.opts.Volumes[i]
-		if err := v.checkHost(); err != nil {
-			return nil, wrap(ErrInvalidArgument, err, "start box %s", b)
+		share := &vmm.Share{Path: v.HostPath, KeepOwners: v.Owners == OwnersKept, SharedLocks: v.SharedLocks}
+		if v.Name == "" {
+			if err := v.checkHost(); err != nil {
+				return nil, wrap(ErrInvalidArgument, err, "start box %s", b)
+			}
+		} else {
+			if err := b.rt.ensureVolume(ctx, v.Name); err != nil {
+				return nil, wrap(ErrStorage, err, "start box %s: volume %s", b, v.Name)
+			}
+			share.Path, share.KeepOwners = filepath.Join(b.rt.volumeDir(v.Name), volumeData), v.Owners != OwnersMapped
 		}
-		list = append(list, vmm.Mount{
-			Point: agentapi.MountPoint{Path: v.GuestPath, ReadOnly: v.ReadOnly},
-			Share: &vmm.Share{Path: v.HostPath, KeepOwners: v.Owners == OwnersKept, SharedLocks: v.SharedLocks},
-		})
+		list = append(list, vmm.Mount{Point: agentapi.MountPoint{Path: v.GuestPath, ReadOnly: v.ReadOnly}, Share: share})
 	}
 	for _, t := range b.opts.Tmpfs {
 		list = append(list, vmm.Mount{Point: agentapi.MountPoint{

@@ -63,7 +63,7 @@ type VolumeSpec struct {
 	// gets what the image has at GuestPath.
 	NoCopy bool `json:",omitempty"`
 
-	// Anonymous marks a volume whose name was made up. Create sets it.
+	// Anonymous marks a volume whose name was made up for this box. Create sets it.
 	Anonymous bool `json:",omitempty"`
 }
 
@@ -100,6 +100,9 @@ func (o *BoxOptions) fillVolumes() error {
 		if err := v.fill(); err != nil {
 			return err
 		}
+		if v.HostPath == "" && v.Name == "" {
+			v.Name, v.Anonymous = string(NewContainerID()), true
+		}
 		if err := place(&v.GuestPath, v.what()); err != nil {
 			return err
 		}
@@ -135,6 +138,10 @@ func (v *VolumeSpec) fill() error {
 	case OwnersDefault, OwnersMapped, OwnersKept:
 	default:
 		return fail(ErrInvalidArgument, "volume at %s: owners %q: choose %s or %s", v.GuestPath, v.Owners, OwnersMapped, OwnersKept)
+	}
+	v.Anonymous = false
+	if v.Name != "" {
+		return checkVolumeName(v.Name)
 	}
 	if v.HostPath == "" {
 		return nil
