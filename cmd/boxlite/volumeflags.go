@@ -25,6 +25,11 @@ func (o *volumeFlags) add(c *cobra.Command) {
 	f.StringArrayVarP(&o.volumes, "volume", "v", nil, "mount a folder or file of this machine, or a named volume: HOST|NAME:PATH[:OPTION,...]; options are ro, owners=kept|mapped, locks, nocopy. PATH alone is a new volume")
 	f.StringArrayVar(&o.mounts, "mount", nil, "the same in another form: type=bind|volume|tmpfs,src=HOST|NAME,dst=PATH[,readonly][,owners=kept|mapped][,locks][,volume-nocopy][,tmpfs-size=64m][,tmpfs-mode=1777][,exec]")
 	f.StringArrayVar(&o.tmpfs, "tmpfs", nil, "mount an empty file system in the box's memory: PATH[:size=64m,mode=1777,exec,ro]")
+	_ = c.RegisterFlagCompletionFunc("volume", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return nil, cobra.ShellCompDirectiveDefault | cobra.ShellCompDirectiveNoSpace // a path of this machine comes first
+	})
+	_ = c.RegisterFlagCompletionFunc("mount", fixed("type=bind,src=", "type=volume,src=", "type=tmpfs,dst="))
+	_ = c.RegisterFlagCompletionFunc("tmpfs", cobra.NoFileCompletions)
 }
 
 // spec is what the flags say.

@@ -85,7 +85,7 @@ func (r *Runtime) GetInfo(ctx context.Context, key string) (BoxInfo, error) {
 	if err != nil {
 		return BoxInfo{}, err
 	}
-	return info(row), nil
+	return r.info(row), nil
 }
 
 // Exists reports whether there is a box with this id, prefix or name.
@@ -114,7 +114,7 @@ func (r *Runtime) ListInfo(ctx context.Context) ([]BoxInfo, error) {
 		} else if err != nil {
 			return nil, wrap(ErrDatabase, err, "list boxes")
 		}
-		out = append(out, info(row))
+		out = append(out, r.info(row))
 	}
 	return out, nil
 }
@@ -213,7 +213,7 @@ func (r *Runtime) find(ctx context.Context, key string) (*state.Box, error) {
 
 // info is a row in the caller's terms. What this version cannot read makes the box
 // Unknown, with the reason, and spoils no list: it can still be removed.
-func info(row *state.Box) BoxInfo {
+func (r *Runtime) info(row *state.Box) BoxInfo {
 	i := BoxInfo{
 		ID: BoxID(row.ID), Name: row.Name, Status: BoxStatus(row.Status), Reason: row.Reason,
 		CreatedAt: row.CreatedAt.UTC(), LastUpdated: row.UpdatedAt.UTC(), Image: row.Image,
@@ -225,6 +225,7 @@ func info(row *state.Box) BoxInfo {
 		return i
 	}
 	i.CPUs, i.MemoryMiB, i.Labels, i.Command = o.CPUs, o.MemoryMiB, o.Labels, o.Command
+	i.Mounts = r.mountsOf(&o.BoxOptions)
 	switch {
 	case !i.Status.valid():
 		i.Status, i.Reason = StatusUnknown, fmt.Sprintf("this version of boxlite knows no status %q: use the one that wrote it, or remove the box", row.Status)

@@ -124,6 +124,13 @@ func TestNamedVolumes(t *testing.T) {
 		require.Equal(t, []string{"web"}, v.Boxes)
 		require.Equal(t, v.Name == anonymous.Name, v.Anonymous)
 	}
+	info, err := b.Info(ctx)
+	require.NoError(t, err)
+	require.Equal(t, []Mount{
+		{Type: MountVolume, Name: anonymous.Name, Source: filepath.Join(rt.HomeDir(), "volumes", anonymous.Name, "data"), Destination: "/a", RW: true},
+		{Type: MountVolume, Name: "data", Source: v.Mountpoint, Destination: "/d", RW: true},
+		{Type: MountVolume, Name: "new", Source: filepath.Join(rt.HomeDir(), "volumes", "new", "data"), Destination: "/n", RW: true},
+	}, info.Mounts)
 	err = rt.RemoveVolume(ctx, "data")
 	require.ErrorIs(t, err, ErrInvalidState)
 	require.ErrorContains(t, err, `volume is in use by web`)

@@ -22,6 +22,42 @@ func (o *BoxOptions) namedVolumes(now time.Time) (list []state.Volume) {
 	return list
 }
 
+// MountType says what a [Mount] shows.
+type MountType string
+
+// Types of mounts, in docker's words.
+const (
+	MountBind   MountType = "bind"   // a folder or file of the host
+	MountVolume MountType = "volume" // a volume of the home
+	MountTmpfs  MountType = "tmpfs"
+)
+
+// Mount is what a box has at a path beside its own disk.
+type Mount struct {
+	Type        MountType
+	Name        string `json:",omitempty"` // of a volume
+	Source      string // path on the host, empty for a tmpfs
+	Destination string // path in the box
+	RW          bool   // the box may write to it
+}
+
+// mountsOf are the mounts that options ask for.
+func (r *Runtime) mountsOf(o *BoxOptions) []Mount {
+	var list []Mount
+	for _, v := range o.Volumes {
+		m := Mount{Type: MountBind, Source: filepath.Clean(v.HostPath), Destination: v.GuestPath, RW: !v.ReadOnly}
+		if v.Name != "" {
+			m.Type, m.Name, m.Source = MountVolume, v.Name, filepath.Join(r.volumeDir(v.Name), volumeData)
+		}
+		list = append(list, m)
+	}
+	for _, t := range o.Tmpfs {
+		list = append(list, Mount{Type: MountTmpfs, Destination: t.GuestPath, RW: !t.ReadOnly})
+	}
+	slices.SortStableFunc(list, func(a, b Mount) int { return cmp.Compare(a.Destination, b.Destination) })
+	return list
+}
+
 // vmmMounts are the box's volumes and tmpfs mounts as the VM process takes them, in
 // the order in which they are mounted: a folder before what lies in it.
 func (b *LiteBox) vmmMounts(ctx context.Context) ([]vmm.Mount, error) {
