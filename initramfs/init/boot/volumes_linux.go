@@ -31,7 +31,12 @@ func mountPoint(p *agentapi.MountPoint) error {
 	if !isClean(p.Path) {
 		return &mountError{"the path is not absolute, or not a plain one", 0}
 	}
-	target, err := openTarget(p.Path, p.Kind == agentapi.MountShare && p.File != "")
+	root, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return asMountError("opening the root", err)
+	}
+	defer unix.Close(root)
+	target, err := openTarget(root, p.Path, p.Kind == agentapi.MountShare && p.File != "")
 	if err != nil {
 		return err
 	}
@@ -130,12 +135,7 @@ func lookUp(root int, path string) (fd int, err error) {
 
 // openTarget opens the place of a mount: a folder, or a regular file. What is
 // missing of it is made. Links of the image are followed within the root.
-func openTarget(path string, file bool) (int, error) {
-	root, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return -1, asMountError("opening the root", err)
-	}
-	defer unix.Close(root)
+func openTarget(root int, path string, file bool) (int, error) {
 	fd, err := lookUp(root, path)
 	if err == unix.ENOENT {
 		if fd, err = makeTarget(root, path, file); err != nil {
