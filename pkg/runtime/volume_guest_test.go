@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"crypto/md5"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -189,31 +190,29 @@ func TestGuestVolumes(t *testing.T) {
 	})
 }
 
-// TestGuestVolumeMany has more volumes than there are interrupt lines, and one for
-// each place that a machine has.
+// TestGuestVolumeMany has a volume for each place that a machine has, so that each
+// interrupt line is shared.
 func TestGuestVolumeMany(t *testing.T) {
 	rt, ctx := newGuestRuntime(t), testContext(t)
-	for _, n := range []int{16, MaxVolumes} {
-		opts := smallBox(t)
-		opts.CPUs = 2
-		var dirs []string
-		for i := range n {
-			dirs = append(dirs, hostDir(t, map[string]string{"n": fmt.Sprint(i)}))
-			opts.Volumes = append(opts.Volumes, VolumeSpec{HostPath: dirs[i], GuestPath: fmt.Sprintf("/v/%d", i)})
-		}
-		b, err := rt.Create(ctx, opts, "")
-		require.NoError(t, err)
-		script(t, b, fmt.Sprintf(`i=0; while [ $i -lt %d ]; do
-			(test "$(cat /v/$i/n)" = $i; dd if=/dev/urandom of=/v/$i/big bs=100k count=3 2>/dev/null; sync; md5sum </v/$i/big >/v/$i/sum) &
-			i=$((i+1)); done; wait; cat /etc/passwd >/tmp/x`, n))
-		for i, dir := range dirs {
-			fi, err := os.Stat(filepath.Join(dir, "big"))
-			require.NoError(t, err, "volume %d", i)
-			require.EqualValues(t, 300<<10, fi.Size())
-			require.Len(t, hostText(t, dir, "sum"), 36)
-		}
-		require.NoError(t, b.Stop(ctx))
+	opts := smallBox(t)
+	opts.CPUs = 2
+	var dirs []string
+	for i := range MaxVolumes {
+		dirs = append(dirs, hostDir(t, map[string]string{"n": fmt.Sprint(i)}))
+		opts.Volumes = append(opts.Volumes, VolumeSpec{HostPath: dirs[i], GuestPath: fmt.Sprintf("/v/%d", i)})
 	}
+	b, err := rt.Create(ctx, opts, "")
+	require.NoError(t, err)
+	script(t, b, `cd /v; for i in *; do
+		(test "$(cat $i/n)" = $i; dd if=/dev/urandom of=$i/big bs=100k count=3 2>/dev/null; md5sum <$i/big >$i/sum) &
+		done; wait; sync; cat /etc/passwd >/tmp/x`)
+	for i, dir := range dirs {
+		p, err := os.ReadFile(filepath.Join(dir, "big"))
+		require.NoError(t, err, "volume %d", i)
+		require.Len(t, p, 300<<10)
+		require.Equal(t, fmt.Sprintf("%x  -\n", md5.Sum(p)), hostText(t, dir, "sum"))
+	}
+	require.NoError(t, b.Stop(ctx))
 }
 
 // TestGuestVolumeNamed shares volumes of the home between boxes.
@@ -273,8 +272,6 @@ func TestGuestVolumeRefused(t *testing.T) {
 		want    string
 	}{
 		"folder on a file": {[]VolumeSpec{{HostPath: dir, GuestPath: "/etc/passwd"}}, "volume at /etc/passwd: a folder is mounted, but there is a file"},
-		"file on a folder": {[]VolumeSpec{{HostPath: dir + "/f", GuestPath: "/etc"}}, "volume at /etc: a file is shared, but there is a folder"},
-		"below a file":     {[]VolumeSpec{{HostPath: dir, GuestPath: "/etc/passwd/x"}}, "volume at /etc/passwd/x: "},
 		"in a read-only one": {[]VolumeSpec{{HostPath: dir, GuestPath: "/a", ReadOnly: true}, {HostPath: dir, GuestPath: "/a/b"}},
 			"volume at /a/b: making /a/b: read-only file system"},
 	} {
@@ -286,7 +283,6 @@ func TestGuestVolumeRefused(t *testing.T) {
 			err = b.Start(ctx)
 			require.ErrorIs(t, err, ErrEngine)
 			require.ErrorContains(t, err, c.want)
-			require.NoError(t, rt.Remove(ctx, string(b.ID()), true))
 		})
 	}
 	// What a box has put in the way of its own mounts.
