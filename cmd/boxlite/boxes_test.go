@@ -339,6 +339,8 @@ func TestCommandsAreComplete(t *testing.T) {
 			want := "IMAGE|NAME"
 			if how.boxes != nil {
 				want = "BOX"
+			} else if how.volumes {
+				want = "VOLUME"
 			}
 			require.Regexp(t, want, c.Use, name)
 		}

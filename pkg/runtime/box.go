@@ -55,7 +55,7 @@ func (b *LiteBox) Info(ctx context.Context) (BoxInfo, error) {
 	if err != nil {
 		return BoxInfo{}, err
 	}
-	return info(row), nil
+	return b.rt.info(row), nil
 }
 
 func (b *LiteBox) dir() string { return b.rt.boxDir(b.id) }
