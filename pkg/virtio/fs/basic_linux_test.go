@@ -275,7 +275,7 @@ func TestReadAndWrite(t *testing.T) {
 		require.Equal(t, syscall.ENXIO, g.simple(opLseek, node, pack(fh, uint64(1<<40), unix.SEEK_DATA, 0)))
 		require.Zero(t, g.simple(opFsync, node, pack(fh, 0, 0)))
 		require.Zero(t, g.simple(opFsync, node, pack(fh, 1, 0)))
-		require.Zero(t, g.simple(opFlush, node, pack(fh, uint64(0), uint64(0))))
+		require.Equal(t, syscall.ENOSYS, g.simple(opFlush, node, pack(fh, uint64(0), uint64(0))), "the kernel need not ask at each close")
 		require.Zero(t, g.release(node, fh))
 		require.Equal(t, syscall.EBADF, g.release(node, fh))
 		_, errno = g.read(node, fh, 0, 1)
@@ -600,6 +600,49 @@ func TestCache(t *testing.T) {
 	require.Zero(t, errno)
 	require.Zero(t, id)
 	require.EqualValues(t, 86400, s.entryValid)
+}
+
+// TestHostSeesChanges: inotify(7) on the host tells of what the guest does.
+func TestHostSeesChanges(t *testing.T) {
+	dir := populate(t)
+	g := mount(t, fs.Config{Path: dir})
+	watch, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	require.NoError(t, err)
+	defer unix.Close(watch)
+	_, err = unix.InotifyAddWatch(watch, dir, unix.IN_CREATE|unix.IN_MODIFY|unix.IN_ATTRIB|unix.IN_CLOSE_WRITE|unix.IN_MOVE|unix.IN_DELETE)
+	require.NoError(t, err)
+	told := func() (all []string) {
+		var buf [4096]byte
+		n, _ := unix.Read(watch, buf[:])
+		for p := buf[:max(n, 0)]; len(p) > 0; {
+			k := int(le.Uint32(p[12:]))
+			all = append(all, fmt.Sprintf("%x %s", le.Uint32(p[4:])&^unix.IN_ISDIR, bytes.TrimRight(p[16:16+k], "\x00")))
+			p = p[16+k:]
+		}
+		return all
+	}
+	event := func(mask int, name string) string { return fmt.Sprintf("%x %s", mask, name) }
+	node, fh, errno := g.create(root, "new", os.O_RDWR, 0o644)
+	require.Zero(t, errno)
+	require.Contains(t, told(), event(unix.IN_CREATE, "new"))
+	_, errno = g.write(node, fh, 0, []byte("x"))
+	require.Zero(t, errno)
+	require.Equal(t, []string{event(unix.IN_MODIFY, "new")}, told())
+	require.Zero(t, g.release(node, fh))
+	require.Equal(t, []string{event(unix.IN_CLOSE_WRITE, "new")}, told())
+	_, errno = g.setattr(node, changes{valid: 1, mode: 0o600})
+	require.Zero(t, errno)
+	require.Equal(t, []string{event(unix.IN_ATTRIB, "new")}, told())
+	_, errno = g.setattr(node, changes{valid: 8, size: 0})
+	require.Zero(t, errno)
+	require.Contains(t, told(), event(unix.IN_MODIFY, "new"))
+	require.Zero(t, g.simple(opRename, root, pack(uint64(root), "new", "moved")))
+	require.Equal(t, []string{event(unix.IN_MOVED_FROM, "new"), event(unix.IN_MOVED_TO, "moved")}, told())
+	_, _, errno = g.mkdir(root, "folder", 0o755)
+	require.Zero(t, errno)
+	require.Contains(t, told(), event(unix.IN_CREATE, "folder"))
+	require.Zero(t, g.simple(opUnlink, root, pack("moved")))
+	require.Contains(t, told(), event(unix.IN_DELETE, "moved"))
 }
 
 func TestSingleFile(t *testing.T) {

@@ -76,6 +76,7 @@ type guest struct {
 	unique   uint64
 	q        int
 	uid, gid uint32
+	umask    uint32
 	pages    bool // contents lie in single pages, as a kernel's do
 	flags    uint64
 }
@@ -294,7 +295,7 @@ func (g *guest) open(node uint64, flags int) (uint64, uint32, syscall.Errno) {
 
 func (g *guest) create(dir uint64, name string, flags int, mode uint32) (node, fh uint64, errno syscall.Errno) {
 	g.t.Helper()
-	p, errno := g.call(opCreate, dir, pack(flags, mode, 0o22, 0, name), 144)
+	p, errno := g.call(opCreate, dir, pack(flags, mode, g.umask, 0, name), 144)
 	if errno != 0 {
 		return 0, 0, errno
 	}
@@ -342,7 +343,7 @@ func (g *guest) setattr(node uint64, c changes) (stat, syscall.Errno) {
 
 func (g *guest) mkdir(dir uint64, name string, mode uint32) (uint64, stat, syscall.Errno) {
 	g.t.Helper()
-	return g.entry(opMkdir, dir, pack(mode, 0o22, name))
+	return g.entry(opMkdir, dir, pack(mode, g.umask, name))
 }
 
 func (g *guest) simple(op uint32, node uint64, body []byte) syscall.Errno {

@@ -100,7 +100,7 @@ func (w *worker) opened(n *node, f int, flags uint32, out []byte) syscall.Errno 
 }
 
 func (w *worker) create(a *args) ([]byte, syscall.Errno) {
-	flags, mode, _, more := a.u32(), a.u32(), a.u32(), a.u32()
+	flags, mode, umask, more := a.u32(), a.u32(), a.u32(), a.u32()
 	name, errno := a.name()
 	if errno != 0 {
 		return nil, errno
@@ -124,10 +124,10 @@ func (w *worker) create(a *args) ([]byte, syscall.Errno) {
 	// not be opened. The host can make and remove it as it likes meanwhile.
 	for range 16 {
 		f, errno := s.openIn(dir, name, host&^unix.O_TRUNC|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY,
-			s.hostMode(mode, false))
+			s.birthMode(mode, umask, false))
 		switch {
 		case errno == 0:
-			if errno := w.born(f, dir, mode, 0); errno != 0 {
+			if errno := w.born(f, dir, mode, umask, 0); errno != 0 {
 				closeFD(f)
 				return nil, errno
 			}
@@ -191,7 +191,7 @@ func (w *worker) createdFile(parent uint64, name []byte, f int, flags uint32, ou
 }
 
 func (w *worker) tmpfile(a *args) ([]byte, syscall.Errno) {
-	flags, mode, _, _ := a.u32(), a.u32(), a.u32(), a.u32()
+	flags, mode, umask, _ := a.u32(), a.u32(), a.u32(), a.u32()
 	if a.short {
 		return nil, syscall.EINVAL
 	}
@@ -209,11 +209,11 @@ func (w *worker) tmpfile(a *args) ([]byte, syscall.Errno) {
 	}
 	defer s.nodes.unpin(n)
 	mode = mode&0o7777 | unix.S_IFREG
-	f, errno := s.openIn(dir, dot, host&^unix.O_TRUNC|unix.O_TMPFILE, s.hostMode(mode, false))
+	f, errno := s.openIn(dir, dot, host&^unix.O_TRUNC|unix.O_TMPFILE, s.birthMode(mode, umask, false))
 	if errno != 0 {
 		return nil, errno
 	}
-	if errno := w.born(f, dir, mode, 0); errno != 0 {
+	if errno := w.born(f, dir, mode, umask, 0); errno != 0 {
 		closeFD(f)
 		return nil, errno
 	}
@@ -295,8 +295,12 @@ func (w *worker) release(a *args) ([]byte, syscall.Errno) {
 	return nil, 0
 }
 
-// flush comes for each close(2) of a guest's process.
+// flush comes for each close(2) of a guest's process, and is about its shared
+// locks. Without those the kernel need not wait for it, and does not ask again.
 func (w *worker) flush(a *args) ([]byte, syscall.Errno) {
+	if !w.srv.cfg.SharedLocks {
+		return nil, syscall.ENOSYS
+	}
 	_, _, owner := a.u64(), a.u64(), a.u64()
 	if a.short {
 		return nil, syscall.EINVAL

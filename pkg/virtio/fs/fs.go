@@ -29,7 +29,13 @@
 // 0444 cannot be opened for writing. With [OwnerXattr] owner, mode and device
 // number are kept in an extended attribute of the file, devices, FIFOs and
 // sockets are plain files on the host, and root is root; the owner of a symbolic
-// link is always the mapped one. POSIX ACLs are not supported.
+// link is always the mapped one.
+//
+// POSIX ACLs name users and groups, so they are there with OwnerXattr only: the
+// guest's kernel keeps to them, and to the host they mean nothing; its group gets
+// what the ACL gives to the file's own. With OwnerSquash they are refused
+// (EOPNOTSUPP), which setfacl shows and cp -a and tar bear; those that the host
+// has set count on the host, and do not show.
 //
 // # Limits
 //
@@ -38,6 +44,10 @@
 // number, time of birth and type; if it is not there any more, the guest gets
 // ESTALE, and looks the name up anew. DAX is not offered: the device has no
 // shared memory region (§5.11.4) and answers FUSE_SETUPMAPPING with ENOSYS.
+//
+// What the guest changes, the host's inotify(7) tells of. The guest's own does not
+// tell what the host changes: Linux has no queue for that (VIRTIO_FS_F_NOTIFICATION),
+// so programs that wait for such changes have to poll.
 //
 // Devices exist on Linux 5.8 or later only; elsewhere New says so.
 package fs

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -24,6 +25,9 @@ import (
 // inGuest is in the environment of the guest's first process, from the kernel's
 // command line.
 const inGuest = "BOXLITE_FS_GUEST"
+
+// shareDir is in the environment of test processes in the guest.
+const shareDir = "BOXLITE_FS_SHARE"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(inGuest) != "" && os.Getpid() == 1 {
@@ -68,7 +72,7 @@ func TestGuestMounts(t *testing.T) {
 	out := new(console)
 	m, err := machine.New(machine.Config{
 		CPUs: 2, MemoryMiB: 256, Kernel: kernel, Initrd: initrd, Serial: out, Devices: devices,
-		Cmdline: "console=ttyS0 quiet loglevel=4 reboot=t panic=-1 tsc=reliable no_timer_check cryptomgr.notests random.trust_cpu=on " + inGuest + "=1",
+		Cmdline: "console=ttyS0 quiet loglevel=4 reboot=t panic=-1 tsc=reliable no_timer_check cryptomgr.notests random.trust_cpu=on " + inGuest + "=1" + soak(),
 	})
 	require.NoError(t, err)
 	defer m.Close()
@@ -84,7 +88,17 @@ func TestGuestMounts(t *testing.T) {
 		p, err = os.ReadFile(filepath.Join(dirs[tag], "mapped"))
 		require.NoError(t, err, tag)
 		require.Equal(t, "written through a mapping", string(p[5000:5025]), tag)
+		checkPackages(t, dirs[tag])
+		checkBlocks(t, dirs[tag])
 	}
+}
+
+// soak hands BOXLITE_SOAK on to the guest.
+func soak() string {
+	if v := os.Getenv("BOXLITE_SOAK"); v != "" {
+		return " BOXLITE_SOAK=" + v
+	}
+	return ""
 }
 
 type console struct {
@@ -162,6 +176,10 @@ func guestInit() {
 			refused(tag, os.WriteFile(dir+"/other", nil, 0o644), unix.EPERM)
 		default:
 			guestWork(tag, dir)
+			guestTests(tag, dir)
+			if tag == "always" {
+				guestACL(dir)
+			}
 		}
 		check(tag, unix.Unmount(dir, 0))
 		fmt.Println("done:", tag)
@@ -190,6 +208,19 @@ func refused(what string, err error, want syscall.Errno) {
 		e, _ = x.Err.(syscall.Errno)
 	}
 	same(what, e, want)
+}
+
+// guestTests runs tests of this binary on a share.
+func guestTests(tag, dir string) {
+	c := exec.Command("/init", "-test.run=^(TestPosix|TestPackages|TestChecksums)$", "-test.count=1", "-test.v")
+	c.Env = append(os.Environ(), shareDir+"="+dir)
+	c.Stdin, c.Stderr = os.Stdin, os.Stderr
+	out, err := c.Output()
+	if err != nil {
+		fmt.Printf("%s: %v\n%s", tag, err, out)
+	}
+	check(tag+": tests", err)
+	same(tag+": tests that ran", bytes.Count(out, []byte("\n--- PASS: ")), 3)
 }
 
 func guestReadOnly(dir string) {

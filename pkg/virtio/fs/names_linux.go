@@ -86,7 +86,7 @@ func (w *worker) symlink(a *args) ([]byte, syscall.Errno) {
 }
 
 func (w *worker) mkdir(a *args) ([]byte, syscall.Errno) {
-	mode, _ := a.u32(), a.u32()
+	mode, umask := a.u32(), a.u32()
 	name, errno := a.name()
 	if errno != 0 {
 		return nil, errno
@@ -98,12 +98,12 @@ func (w *worker) mkdir(a *args) ([]byte, syscall.Errno) {
 	}
 	defer s.nodes.unpin(n)
 	mode = mode&0o7777 | unix.S_IFDIR
-	host := s.hostMode(mode, true)
+	host := s.birthMode(mode, umask, true)
 	if errno := mkdirAt(dir, name, host); errno != 0 {
 		return nil, errno
 	}
 	if s.cfg.Owner == OwnerXattr || host&s.umask != 0 {
-		if errno := w.bornAt(dir, name, unix.O_DIRECTORY, mode, 0); errno != 0 {
+		if errno := w.bornAt(dir, name, unix.O_DIRECTORY, mode, umask, 0); errno != 0 {
 			return nil, errno
 		}
 	}
@@ -111,7 +111,7 @@ func (w *worker) mkdir(a *args) ([]byte, syscall.Errno) {
 }
 
 // bornAt is born for what was just made under a name.
-func (w *worker) bornAt(dir int, name cstring, flags int, mode, rdev uint32) syscall.Errno {
+func (w *worker) bornAt(dir int, name cstring, flags int, mode, umask, rdev uint32) syscall.Errno {
 	s := w.srv
 	how := unix.O_PATH
 	if s.cfg.Owner == OwnerXattr {
@@ -122,13 +122,13 @@ func (w *worker) bornAt(dir int, name cstring, flags int, mode, rdev uint32) sys
 		return errno
 	}
 	defer closeFD(f)
-	return w.born(f, dir, mode, rdev)
+	return w.born(f, dir, mode, umask, rdev)
 }
 
 // mknod makes files, FIFOs and sockets; the latter two, and devices, are plain
 // files with OwnerXattr. The server opens none of them.
 func (w *worker) mknod(a *args) ([]byte, syscall.Errno) {
-	mode, rdev, _, _ := a.u32(), a.u32(), a.u32(), a.u32()
+	mode, rdev, umask, _ := a.u32(), a.u32(), a.u32(), a.u32()
 	name, errno := a.name()
 	if errno != 0 {
 		return nil, errno
@@ -155,7 +155,7 @@ func (w *worker) mknod(a *args) ([]byte, syscall.Errno) {
 		return nil, errno
 	}
 	defer s.nodes.unpin(n)
-	host := s.hostMode(mode, false)
+	host := s.birthMode(mode, umask, false)
 	if virtual {
 		typ = unix.S_IFREG
 	}
@@ -163,7 +163,7 @@ func (w *worker) mknod(a *args) ([]byte, syscall.Errno) {
 		return nil, errno
 	}
 	if virtual || host&s.umask != 0 {
-		if errno := w.bornAt(dir, name, 0, mode, rdev); errno != 0 {
+		if errno := w.bornAt(dir, name, 0, mode, umask, rdev); errno != 0 {
 			return nil, errno
 		}
 	}

@@ -51,22 +51,7 @@ func (s *server) plain(st *unix.Statx_t) attr {
 // guest's own word, and is believed only as far as it cannot confuse the server.
 func (s *server) readStat(fd int, typ uint32) (attr, bool) {
 	buf := new([statSize + 1]byte) // on the heap, for getXattrAt
-	n, errno := 0, syscall.ENOSYS
-	if !s.noAt.Load() {
-		var name [16]byte
-		if n, errno = getXattrAt(s.proc, fdName(&name, fd), statXattr, buf[:]); errno == syscall.ENOSYS {
-			s.noAt.Store(true)
-		}
-	}
-	if errno == syscall.ENOSYS || errno == syscall.EPERM { // EPERM: of a seccomp filter that does not know it
-		probe := node{typ: typ}
-		f, e := s.reopen(&probe, fd, unix.O_RDONLY)
-		if e != 0 {
-			return attr{}, false
-		}
-		n, errno = xattrCall(unix.SYS_FGETXATTR, f, statXattr, buf[:], 0)
-		closeFD(f)
-	}
+	n, errno := s.xattrOf(fd, typ, statXattr, buf[:])
 	if errno != 0 || n != statSize || le.Uint32(buf[0:]) != statVersion {
 		return attr{}, false
 	}
@@ -78,6 +63,28 @@ func (s *server) readStat(fd int, typ uint32) (attr, bool) {
 		return attr{}, false
 	}
 	return a, true
+}
+
+// xattrOf reads an attribute of what fd, an O_PATH descriptor, is: a regular file
+// or folder. The value must not be on a stack.
+func (s *server) xattrOf(fd int, typ uint32, name cstring, value []byte) (n int, errno syscall.Errno) {
+	errno = syscall.ENOSYS
+	if !s.noAt.Load() {
+		var path [16]byte
+		if n, errno = getXattrAt(s.proc, fdName(&path, fd), name, value); errno == syscall.ENOSYS {
+			s.noAt.Store(true)
+		}
+	}
+	if errno == syscall.ENOSYS || errno == syscall.EPERM { // EPERM: of a seccomp filter that does not know it
+		probe := node{typ: typ}
+		f, errno := s.reopen(&probe, fd, unix.O_RDONLY)
+		if errno != 0 {
+			return 0, errno
+		}
+		defer closeFD(f)
+		return xattrCall(unix.SYS_FGETXATTR, f, name, value, 0)
+	}
+	return n, errno
 }
 
 // hostMode is the mode that a file gets on the host for the one that the guest
@@ -92,6 +99,14 @@ func (s *server) hostMode(mode uint32, dir bool) uint32 {
 		return mode & (0o777 | unix.S_ISVTX | unix.S_ISGID)
 	}
 	return mode & (0o777 | unix.S_ISVTX)
+}
+
+// birthMode is hostMode for what is about to be made, before born says more.
+func (s *server) birthMode(mode, umask uint32, dir bool) uint32 {
+	if s.acls() { // or else the guest's kernel has done so
+		mode &^= umask & 0o777
+	}
+	return s.hostMode(mode, dir)
 }
 
 // setOwner changes mode and owner of a held inode.
@@ -116,7 +131,17 @@ func (w *worker) setOwner(n *node, fd int, valid, mode, uid, gid uint32) syscall
 		if valid&setMode != 0 {
 			a.mode = a.mode&unix.S_IFMT | mode&0o7777
 		}
-		return s.store(n, fd, &w.st, a)
+		f, errno := s.reopen(n, fd, unix.O_RDONLY)
+		if errno != 0 {
+			return errno
+		}
+		defer closeFD(f)
+		if valid&setMode != 0 {
+			if errno := w.chmodACL(f, mode); errno != 0 {
+				return errno
+			}
+		}
+		return w.storeTo(f, n.typ == unix.S_IFDIR, &w.st, a)
 	case valid&setMode != 0 && n.typ == unix.S_IFLNK:
 		return syscall.EOPNOTSUPP
 	case valid&setMode != 0:
@@ -135,20 +160,18 @@ func killed(mode uint32) uint32 {
 	return mode
 }
 
-// store makes a regular file or folder of the host appear as a. st is what the
-// host says of it.
-func (s *server) store(n *node, fd int, st *unix.Statx_t, a attr) syscall.Errno {
-	f, errno := s.reopen(n, fd, unix.O_RDONLY)
-	if errno != 0 {
-		return errno
+// storeTo makes a regular file or folder of the host, which is open, appear as a.
+// st is what the host says of it.
+func (w *worker) storeTo(f int, dir bool, st *unix.Statx_t, a attr) syscall.Errno {
+	s := w.srv
+	m := s.hostMode(a.mode, dir)
+	if m&0o070 != 0 {
+		// Of an ACL the host knows nothing, so the bits are for the group alone.
+		if acl, ok := w.readACL(f, accessACL); ok {
+			m &= acl.owners() | ^uint32(0o070)
+		}
 	}
-	defer closeFD(f)
-	return s.storeTo(f, n.typ == unix.S_IFDIR, st, a)
-}
-
-// storeTo is store for a file that is open.
-func (s *server) storeTo(f int, dir bool, st *unix.Statx_t, a attr) syscall.Errno {
-	if m := s.hostMode(a.mode, dir); m != uint32(st.Mode)&0o7777 {
+	if m != uint32(st.Mode)&0o7777 {
 		if errno := errnoOf(unix.Fchmod(f, m)); errno != 0 {
 			return errno
 		}
@@ -171,8 +194,8 @@ func (s *server) storeTo(f int, dir bool, st *unix.Statx_t, a attr) syscall.Errn
 
 // born gives a new file or folder the mode and owner that the guest's process
 // asked for. f is open, with OwnerXattr not just as a path; dirFD is the folder
-// it is in.
-func (w *worker) born(f, dirFD int, mode, rdev uint32) syscall.Errno {
+// it is in. The umask is that process's.
+func (w *worker) born(f, dirFD int, mode, umask, rdev uint32) syscall.Errno {
 	s := w.srv
 	if errno := statAt(f, empty, &w.st); errno != 0 {
 		return errno
@@ -186,6 +209,12 @@ func (w *worker) born(f, dirFD int, mode, rdev uint32) syscall.Errno {
 		}
 		return chmodAt(s.proc, fdName(&w.proc, f), want)
 	}
+	if s.acls() {
+		var errno syscall.Errno
+		if mode, errno = w.inherit(f, dirFD, mode, umask); errno != 0 {
+			return errno
+		}
+	}
 	a := attr{mode: mode, uid: w.h.uid(), gid: w.h.gid(), rdev: rdev}
 	st := w.st
 	if errno := statAt(dirFD, empty, &w.st); errno != 0 {
@@ -197,7 +226,7 @@ func (w *worker) born(f, dirFD int, mode, rdev uint32) syscall.Errno {
 			a.mode |= unix.S_ISGID
 		}
 	}
-	return s.storeTo(f, dir, &st, a)
+	return w.storeTo(f, dir, &st, a)
 }
 
 // killPriv clears set-id bits of a file that somebody else than its owner
@@ -216,7 +245,7 @@ func (w *worker) killPriv(n *node, f int) syscall.Errno {
 		a := s.shown(&w.st, fd)
 		if m := killed(a.mode); m != a.mode {
 			a.mode = m
-			return s.storeTo(f, false, &w.st, a)
+			return w.storeTo(f, false, &w.st, a)
 		}
 		return 0
 	}

@@ -23,6 +23,7 @@ type scratch struct {
 	proc [16]byte
 	ts   [2]unix.Timespec
 	lock unix.Flock_t
+	acl  [aclMost]byte
 }
 
 // handle does one request and returns the number of bytes it wrote to the chain.
@@ -277,6 +278,9 @@ func (w *worker) init(a *args) ([]byte, syscall.Errno) {
 	}
 	if s.cfg.SharedLocks {
 		want |= initPosixLocks | initFlockLocks
+	}
+	if s.cfg.Owner == OwnerXattr && !s.cfg.NoXattr {
+		want |= initPosixACL | initDontMask
 	}
 	want &= flags
 	s.clear()

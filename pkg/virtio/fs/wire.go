@@ -64,6 +64,7 @@ const ( // FUSE_INIT flags (linux/fuse.h)
 	initPosixLocks      uint64 = 1 << 1
 	initAtomicTrunc     uint64 = 1 << 3
 	initBigWrites       uint64 = 1 << 5
+	initDontMask        uint64 = 1 << 6
 	initFlockLocks      uint64 = 1 << 10
 	initAutoInvalData   uint64 = 1 << 12
 	initReaddirplus     uint64 = 1 << 13
@@ -71,6 +72,7 @@ const ( // FUSE_INIT flags (linux/fuse.h)
 	initAsyncDIO        uint64 = 1 << 15
 	initWriteback       uint64 = 1 << 16
 	initParallelDirops  uint64 = 1 << 18
+	initPosixACL        uint64 = 1 << 20
 	initMaxPages        uint64 = 1 << 22
 	initCacheSymlinks   uint64 = 1 << 23
 	initSubmounts       uint64 = 1 << 27
@@ -106,6 +108,8 @@ const ( // flags of single operations (linux/fuse.h)
 	lockFlock     = 1 << 0
 	releaseUnlock = 1 << 1
 	attrSubmount  = 1 << 0
+
+	setxattrACLKillSGID = 1 << 0
 )
 
 const (

@@ -16,7 +16,7 @@ var (
 	userPrefix    = []byte("user.")
 	ownPrefix     = []byte(xattrOf)
 	foreignPrefix = []byte(xattrOf + "x.")
-	aclPrefix     = []byte("system.")
+	systemPrefix  = []byte("system.")
 )
 
 // xattrName takes a name and returns the host's for it.
@@ -28,7 +28,13 @@ func (s *server) xattrName(a *args) (cstring, syscall.Errno) {
 		return nil, syscall.EINVAL
 	case len(name.text()) > nameMax:
 		return nil, syscall.ERANGE
-	case s.cfg.NoXattr, bytes.HasPrefix(p, aclPrefix):
+	case s.cfg.NoXattr:
+		return nil, syscall.ENOSYS // so that no kernel asks again
+	case s.acls() && string(p) == string(foreign(accessACL)):
+		return accessACL, 0
+	case s.acls() && string(p) == string(foreign(defaultACL)):
+		return defaultACL, 0
+	case bytes.HasPrefix(p, systemPrefix):
 		return nil, syscall.EOPNOTSUPP
 	case bytes.HasPrefix(p, ownPrefix):
 		return nil, syscall.EPERM
@@ -44,13 +50,19 @@ func (s *server) xattrName(a *args) (cstring, syscall.Errno) {
 	return name, 0
 }
 
+// foreign is what the guest calls an attribute that is kept under a name of ours.
+func foreign(name []byte) []byte { return name[len(foreignPrefix):] }
+
 // guestName is the reverse of xattrName; nil means that the guest may not see it.
 func (s *server) guestName(name []byte) []byte {
 	if bytes.HasPrefix(name, ownPrefix) {
-		if rest, ok := bytes.CutPrefix(name, foreignPrefix); ok && s.cfg.Owner == OwnerXattr {
-			return rest
+		switch {
+		case s.cfg.Owner != OwnerXattr, !bytes.HasPrefix(name, foreignPrefix):
+			return nil
+		case bytes.HasPrefix(foreign(name), systemPrefix) && !s.acls():
+			return nil
 		}
-		return nil
+		return foreign(name)
 	}
 	if bytes.HasPrefix(name, userPrefix) {
 		return name
@@ -78,9 +90,9 @@ func (w *worker) openForXattr() (int, syscall.Errno) {
 
 func (w *worker) setxattr(a *args, c *queue.Chain) ([]byte, syscall.Errno) {
 	size, flags := a.u32(), a.u32()
-	fixed := 8
+	fixed, more := 8, uint32(0)
 	if w.srv.flags.Load()&initSetxattrExt != 0 {
-		_, _ = a.u32(), a.u32()
+		more, _ = a.u32(), a.u32()
 		fixed = 16
 	}
 	before := len(a.p)
@@ -98,6 +110,9 @@ func (w *worker) setxattr(a *args, c *queue.Chain) ([]byte, syscall.Errno) {
 	w.vector(c.Readable, off, int(size))
 	value := w.buffer(int(size))
 	queue.Gather(value, w.data)
+	if isACL(name) {
+		return nil, w.setACL(name, value, more&setxattrACLKillSGID != 0)
+	}
 	f, errno := w.openForXattr()
 	if errno != 0 {
 		return nil, errno
@@ -148,7 +163,7 @@ func (w *worker) listxattr(a *args, room int) ([]byte, syscall.Errno) {
 		return nil, syscall.EINVAL
 	}
 	if w.srv.cfg.NoXattr {
-		return nil, syscall.EOPNOTSUPP
+		return nil, syscall.ENOSYS
 	}
 	f, errno := w.openForXattr()
 	if errno == syscall.EOPNOTSUPP { // none, then
@@ -195,5 +210,9 @@ func (w *worker) removexattr(a *args) ([]byte, syscall.Errno) {
 		return nil, errno
 	}
 	defer closeFD(f)
-	return nil, removeXattr(f, name)
+	errno = removeXattr(f, name)
+	if errno == syscall.ENODATA && isACL(name) { // it says no more than the mode now, as before
+		errno = 0
+	}
+	return nil, errno
 }

@@ -1,0 +1,88 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/anthropics/boxlite/pkg/machine"
+	"github.com/anthropics/boxlite/pkg/virtio"
+	"github.com/anthropics/boxlite/pkg/virtio/fs"
+)
+
+// ours lets package fs serve the share, and package machine run the guest.
+func ours(o *options, initrd string) error {
+	cfg := fs.Config{Tag: tag, Path: o.share, Writeback: o.writeback, Log: func(f string, a ...any) { fmt.Printf("# "+f+"\n", a...) }}
+	switch o.cache {
+	case "none":
+		cfg.Cache = fs.CacheNone
+	case "always":
+		cfg.Cache = fs.CacheAlways
+	}
+	if o.owner == "xattr" {
+		cfg.Owner = fs.OwnerXattr
+	}
+	d, err := fs.New(cfg)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	kernel, err := os.Open(o.kernel)
+	if err != nil {
+		return err
+	}
+	rd, err := os.Open(initrd)
+	if err != nil {
+		return err
+	}
+	out := newMeter(func() uint64 { return d.Counters().Requests })
+	m, err := machine.New(machine.Config{
+		CPUs: 1, MemoryMiB: memoryMiB, Kernel: kernel, Initrd: rd, Serial: out, Devices: []virtio.Device{d}, Cmdline: o.cmdline(),
+	})
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	if _, err := m.Run(context.Background()); err != nil {
+		return err
+	}
+	return out.end()
+}
+
+// qemu lets virtiofsd serve the share, and QEMU's microvm run the guest.
+func qemu(o *options, initrd, dir string) error {
+	socket := filepath.Join(dir, "socket")
+	opts := "source=" + o.share + ",cache=" + o.cache
+	if o.writeback {
+		opts += ",writeback"
+	}
+	daemon := exec.Command("virtiofsd", "--socket-path="+socket, "-o", opts)
+	daemon.Stdout, daemon.Stderr = os.Stdout, os.Stdout
+	if err := daemon.Start(); err != nil {
+		return err
+	}
+	defer daemon.Wait()
+	for range 500 {
+		if _, err := os.Stat(socket); err == nil {
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	mib := strconv.Itoa(memoryMiB)
+	vmm := exec.Command("qemu-system-x86_64", "-L", filepath.Join(os.Getenv("RIG"), "qemu"),
+		"-machine", "microvm,acpi=off,rtc=off,pit=off,pic=on,isa-serial=on,auto-kernel-cmdline=on,memory-backend=ram", "-accel", "kvm", "-cpu", "host",
+		"-m", mib, "-object", "memory-backend-memfd,id=ram,share=on,size="+mib+"M",
+		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio",
+		"-kernel", o.kernel, "-initrd", initrd, "-append", o.cmdline(),
+		"-chardev", "socket,id=c,path="+socket, "-device", "vhost-user-fs-device,chardev=c,tag="+tag+",queue-size=1024")
+	out := newMeter(nil)
+	vmm.Stdout, vmm.Stderr = out, os.Stderr
+	if err := vmm.Run(); err != nil {
+		return fmt.Errorf("qemu: %w", err)
+	}
+	return out.end()
+}
