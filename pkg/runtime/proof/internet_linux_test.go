@@ -71,14 +71,10 @@ func (w *internet) setUp() error {
 	}
 	var err error
 	over := w.there(func() {
-		list := []string{"link set lo up", "link set veth0 up"}
-		for _, a := range []string{serverAddr4, nameServer4} {
-			list = append(list, "addr add "+a+"/24 dev veth0")
-		}
-		for _, a := range []string{serverAddr6, nameServer6} {
-			list = append(list, "addr add "+a+"/64 dev veth0 nodad")
-		}
-		err = w.ip(list...)
+		err = w.ip("link set lo up", "link set veth0 up",
+			"addr add "+serverAddr4+"/24 dev veth0", "addr add "+serverAddr6+"/64 dev veth0 nodad",
+			// Answers of other servers do not come from this one's address.
+			"addr add "+nameServer4+"/24 dev veth0", "addr add "+nameServer6+"/64 dev veth0 nodad preferred_lft 0")
 	})
 	if over != nil {
 		return over
