@@ -78,7 +78,11 @@ func Decide(ctx context.Context, dir string, decide func(context.Context, egress
 				defer func() { <-slots }()
 				limited, done := context.WithTimeout(ctx, q.Left)
 				defer done()
-				reply(answer{q.ID, decide(limited, q.Ask)})
+				a := answer{q.ID, decide(limited, q.Ask)}
+				if limited.Err() != nil { // too late: nobody may take it for an answer
+					a.Action = 0
+				}
+				reply(a)
 			}()
 		default:
 			reply(answer{q.ID, egress.Deny})

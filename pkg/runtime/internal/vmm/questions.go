@@ -23,10 +23,13 @@ type Question struct {
 // answer is what the client says.
 type answer struct {
 	ID     uint64
-	Action egress.Action
+	Action egress.Action `json:",omitempty"` // none where it did not come to an answer
 }
 
-var errNoDecider = errors.New("nobody decides on unknown destinations")
+var (
+	errNoDecider = errors.New("vmm: nobody decides on unknown destinations")
+	errNoAnswer  = errors.New("vmm: who decides on unknown destinations did not")
+)
 
 // questions brings those of the policy to the client that decides, of which there is
 // one at a time: the latest. Without one they have no answer, and only a first one
@@ -108,6 +111,9 @@ func (d *decider) ask(ctx context.Context, question Question, reply <-chan egres
 	}
 	select {
 	case a := <-reply:
+		if a == 0 {
+			return egress.Deny, errNoAnswer
+		}
 		return a, nil
 	case <-d.gone:
 		return egress.Deny, errNoDecider
