@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -84,8 +85,9 @@ type PortSpec struct {
 	HostIP    string       // address of the host to listen on; default 127.0.0.1
 }
 
+// String is the port as docker lists it: "127.0.0.1:8080->80/tcp".
 func (p PortSpec) String() string {
-	return fmt.Sprintf("%s:%d->%d/%s", p.HostIP, p.HostPort, p.GuestPort, p.Protocol)
+	return fmt.Sprintf("%s->%d/%s", net.JoinHostPort(p.HostIP, strconv.Itoa(int(p.HostPort))), p.GuestPort, p.Protocol)
 }
 
 // fill sets the defaults and checks the rest.
