@@ -56,6 +56,11 @@ func (r *Runtime) Create(ctx context.Context, opts BoxOptions, name string) (*Li
 	}
 	b := newLiteBox(r, BoxID(row.ID), name)
 	b.opts = opts
+	if f := opts.Network.Decide; f != nil {
+		r.mu.Lock()
+		r.decide[b.id] = f
+		r.mu.Unlock()
+	}
 	b.times.note(PhaseCreated)
 	r.reach(stepCreated)
 	return b, nil
@@ -75,6 +80,9 @@ func (r *Runtime) open(row *state.Box) (*LiteBox, error) {
 	if err := json.Unmarshal(row.Options, &b.opts); err != nil {
 		return nil, wrap(ErrMetadata, err, "options of box %s", row.ID)
 	}
+	r.mu.Lock()
+	b.opts.Network.Decide = r.decide[b.id]
+	r.mu.Unlock()
 	return b, nil
 }
 
@@ -164,6 +172,9 @@ func (r *Runtime) discard(ctx context.Context, id string) error {
 		return wrap(ErrDatabase, err, "remove box %s", id)
 	}
 	r.reach(stepDeleted)
+	r.mu.Lock()
+	delete(r.decide, BoxID(id))
+	r.mu.Unlock()
 	r.releaseImages(ctx)
 	return nil
 }

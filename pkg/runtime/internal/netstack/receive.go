@@ -108,9 +108,16 @@ func (l *link) judge6(p []byte) bool {
 		return false
 	}
 	src, dst := netip.AddrFrom16([16]byte(p[8:])), netip.AddrFrom16([16]byte(p[24:]))
-	body := p[header.IPv6MinimumSize:]
-	if h.TransportProtocol() == header.ICMPv6ProtocolNumber {
+	proto, at, ok := upperLayer(p)
+	if !ok {
+		l.net.count.dropped.Add(1)
+		return false
+	}
+	body := p[at:]
+	if proto == header.ICMPv6ProtocolNumber {
 		switch {
+		case at != header.IPv6MinimumSize: // no host has to hide one, and the stack would answer for others
+			l.net.count.dropped.Add(1)
 		case len(body) < header.ICMPv6MinimumSize:
 			l.net.count.dropped.Add(1)
 		case l.neighbour(src, dst, body): // solicitations, and what only routers send
