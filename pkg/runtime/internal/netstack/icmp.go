@@ -29,9 +29,10 @@ type pingKey struct {
 // need no privilege where net.ipv4.ping_group_range allows them, and on macOS.
 // Elsewhere there is no answer, as if they were filtered.
 type pinger struct {
-	net  *Network
-	mu   sync.Mutex
-	runs map[pingKey]*pingRun
+	net    *Network
+	pieces pieces
+	mu     sync.Mutex
+	runs   map[pingKey]*pingRun
 }
 
 // pingRun is a socket with its requests.

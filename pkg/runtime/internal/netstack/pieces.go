@@ -4,7 +4,6 @@ import (
 	"net/netip"
 	"sync"
 
-	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 )
 
@@ -66,33 +65,8 @@ func (p *pieces) drop(key pieceKey) {
 	}
 }
 
-// upper6 finds what an IPv6 packet carries behind extension headers (RFC 8200 §4).
-// Of a fragment, piece is the header and body the part. It fails where a header does
-// not end in the packet.
-func upper6(p []byte) (proto tcpip.TransportProtocolNumber, body []byte, piece header.IPv6Fragment, ok bool) {
-	next, b := header.IPv6(p).NextHeader(), p[header.IPv6MinimumSize:]
-	for {
-		switch next {
-		case hopByHop, routing, destination:
-			if len(b) < 8 || len(b) < (int(b[1])+1)*8 {
-				return 0, nil, nil, false
-			}
-			next, b = b[0], b[(int(b[1])+1)*8:]
-		case header.IPv6FragmentHeader:
-			if len(b) < header.IPv6FragmentHeaderSize {
-				return 0, nil, nil, false
-			}
-			piece = header.IPv6Fragment(b)
-			return piece.TransportProtocol(), piece.Payload(), piece, true
-		default:
-			return tcpip.TransportProtocolNumber(next), b, nil, true
-		}
-	}
+// fragmentOnly tells a packet of IPv6 whose one extension header makes it a fragment;
+// at is where what it carries begins.
+func fragmentOnly(h header.IPv6, at int) bool {
+	return h.NextHeader() == header.IPv6FragmentHeader && at == header.IPv6MinimumSize+header.IPv6FragmentHeaderSize
 }
-
-// Extension headers of one form (RFC 8200 §4.3, §4.4, §4.6).
-const (
-	hopByHop    = 0
-	routing     = 43
-	destination = 60
-)

@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"gvisor.dev/gvisor/pkg/tcpip/header"
 )
 
 // TestPieces joins messages from their parts, and bounds what stays incomplete.
@@ -43,36 +42,4 @@ func TestPieces(t *testing.T) {
 	require.Len(t, p.open, maxPieced)
 	require.Len(t, p.order, maxPieced)
 	require.Nil(t, p.add(key(8*maxPieced), 8, false, part(1, 8)), "the oldest made room")
-}
-
-// TestUpper6 walks extension headers, whole ones and others.
-func TestUpper6(t *testing.T) {
-	packet := func(next byte, rest ...byte) []byte {
-		h := make([]byte, header.IPv6MinimumSize)
-		h[6] = next
-		return append(h, rest...)
-	}
-	option := func(next byte) []byte { return []byte{next, 0, 1, 4, 0, 0, 0, 0} }
-	proto, body, piece, ok := upper6(packet(58, 128, 0))
-	require.True(t, ok)
-	require.Equal(t, header.ICMPv6ProtocolNumber, proto)
-	require.Equal(t, []byte{128, 0}, body)
-	require.Nil(t, piece)
-
-	all := append(append(option(destination), option(routing)...), option(header.IPv6FragmentHeader)...)
-	all = append(all, 58, 0, 0, 9, 0, 0, 0, 7, 128)
-	proto, body, piece, ok = upper6(packet(hopByHop, all...))
-	require.True(t, ok)
-	require.Equal(t, header.ICMPv6ProtocolNumber, proto)
-	require.Equal(t, []byte{128}, body)
-	require.EqualValues(t, 1, piece.FragmentOffset())
-	require.True(t, piece.More())
-	require.EqualValues(t, 7, piece.ID())
-
-	for n := range all[:len(all)-1] {
-		_, _, _, ok := upper6(packet(hopByHop, all[:n]...))
-		require.False(t, ok, n)
-	}
-	_, _, _, ok = upper6(packet(routing, 58, 255, 0, 0, 0, 0, 0, 0))
-	require.False(t, ok, "a header that is longer than the packet")
 }
