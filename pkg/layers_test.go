@@ -61,6 +61,7 @@ var layers = map[string][]string{
 	"pkg/runtime": {
 		"pkg/machine/machinetest", "pkg/runtime/internal/...", "pkg/agentapi", "pkg/oci", "pkg/machine", "pkg/hv",
 	},
+	"pkg/runtime/proof": {},
 	"cmd/boxlite/...": {
 		"cmd/boxlite/...", "pkg/runtime", "pkg/oci/...", "pkg/machine", "pkg/hv", "pkg/kvm", "pkg/virtio", "pkg/virtio/blk", "pkg/virtio/rng", "pkg/virtio/console",
 	},

@@ -91,6 +91,8 @@ var completers = map[string]completer{
 	"port rm":  {boxes: runtime.BoxStatus.IsRunning},
 	"wait":     {boxes: anyStatus, many: true},
 
+	"network log": {boxes: anyStatus},
+
 	"cp": {boxes: anyStatus, many: true, files: true, after: ":"},
 
 	"create":        {files: true},

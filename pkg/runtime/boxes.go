@@ -57,6 +57,11 @@ func (r *Runtime) Create(ctx context.Context, opts BoxOptions, name string) (*Li
 	}
 	b := newLiteBox(r, BoxID(row.ID), name)
 	b.opts = opts
+	if f := opts.Network.Decide; f != nil {
+		r.mu.Lock()
+		r.decide[b.id] = f
+		r.mu.Unlock()
+	}
 	b.times.note(PhaseCreated)
 	r.reach(stepCreated)
 	return b, nil
@@ -76,6 +81,9 @@ func (r *Runtime) open(row *state.Box) (*LiteBox, error) {
 	if err := json.Unmarshal(row.Options, &b.opts); err != nil {
 		return nil, wrap(ErrMetadata, err, "options of box %s", row.ID)
 	}
+	r.mu.Lock()
+	b.opts.Network.Decide = r.decide[b.id]
+	r.mu.Unlock()
 	return b, nil
 }
 
@@ -186,6 +194,9 @@ func (r *Runtime) discard(ctx context.Context, id string, volumes bool) error {
 		return errors.Join(wrap(ErrDatabase, err, "remove box %s", id), putBack(away))
 	}
 	r.reach(stepDeleted)
+	r.mu.Lock()
+	delete(r.decide, BoxID(id))
+	r.mu.Unlock()
 	if err := r.deleteTaken(away); err != nil { // the box is gone all the same
 		r.opts.Log.Warn("volumes of a box", "box", id, "error", err)
 	}

@@ -189,6 +189,11 @@ func (b *LiteBox) boot(ctx context.Context, mode bootMode) (*vmProcess, error) {
 	b.times.note(PhaseSpawned)
 	b.rt.reach(stepSpawned)
 	p := &vmProcess{Process: proc, box: b, detached: b.opts.Detach, settled: make(chan struct{})}
+	var life context.Context
+	life, p.leave = context.WithCancel(context.Background())
+	if f := b.opts.Network.Decide; f != nil {
+		go p.decide(life, f)
+	}
 	b.rt.mu.Lock()
 	b.rt.procs[b.id] = p
 	b.rt.mu.Unlock()

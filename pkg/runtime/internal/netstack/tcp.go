@@ -28,9 +28,10 @@ const (
 
 	// A connection's buffers in the stack are large while there are few, so that
 	// one is fast, and small when there are many, so that they stay bounded.
-	maxBuffer   = 4 << 20
-	minBuffer   = 32 << 10
-	bufferTotal = 64 << 20
+	maxBuffer     = 4 << 20
+	minBuffer     = 32 << 10
+	defaultBuffer = 1 << 20
+	bufferTotal   = 64 << 20
 
 	timeWait = 5 * time.Second // the guest is one hop away, and orderly
 )
@@ -61,8 +62,8 @@ func newTCPForwarder(n *Network) *tcpForwarder {
 func (f *tcpForwarder) tune() error {
 	s := f.net.stack
 	sack, moderate := tcpip.TCPSACKEnabled(true), tcpip.TCPModerateReceiveBufferOption(true)
-	rcv := tcpip.TCPReceiveBufferSizeRangeOption{Min: minBuffer, Default: 1 << 20, Max: maxBuffer}
-	snd := tcpip.TCPSendBufferSizeRangeOption{Min: minBuffer, Default: 1 << 20, Max: maxBuffer}
+	rcv := tcpip.TCPReceiveBufferSizeRangeOption{Min: minBuffer, Default: defaultBuffer, Max: maxBuffer}
+	snd := tcpip.TCPSendBufferSizeRangeOption{Min: minBuffer, Default: defaultBuffer, Max: maxBuffer}
 	wait, linger := tcpip.TCPTimeWaitTimeoutOption(timeWait), tcpip.TCPLingerTimeoutOption(30*time.Second)
 	for _, o := range []tcpip.SettableTransportProtocolOption{&sack, &moderate, &rcv, &snd, &wait, &linger} {
 		if err := s.SetTransportProtocolOption(tcp.ProtocolNumber, o); err != nil {
@@ -144,10 +145,11 @@ func (f *tcpForwarder) dial(ctx context.Context, dst netip.AddrPort) (*net.TCPCo
 func (f *tcpForwarder) prepare(ep tcpip.Endpoint) {
 	o := ep.SocketOptions()
 	o.SetDelayOption(false) // what the other side sent at once goes on at once
-	if size := bufferTotal / max(f.open.Load(), 1); size < 1<<20 {
-		size = max(size, minBuffer)
-		o.SetSendBufferSize(size, true)
-		o.SetReceiveBufferSize(size, true)
+	size := min(max(bufferTotal/max(f.open.Load(), 1), minBuffer), defaultBuffer)
+	// A forwarded connection has the buffer of its handshake, and nothing makes it grow.
+	o.SetReceiveBufferSize(size, true)
+	if size < defaultBuffer {
+		o.SetSendBufferSize(size, true) // which ends its growth
 	}
 }
 

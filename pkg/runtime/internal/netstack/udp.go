@@ -43,6 +43,7 @@ type udpTable struct {
 type udpFlow struct {
 	key      udpKey
 	conn     *net.UDPConn // nil while it is being opened; see ready
+	to       *sender      // into conn
 	used     atomic.Int64 // when the last datagram went, either way: Unix ns
 	sent     atomic.Uint64
 	received atomic.Uint64
@@ -132,18 +133,29 @@ func (f *udpFlow) send(t *udpTable, data stack.PacketData) {
 			f.waiting = append(f.waiting, data.AsRange().ToSlice())
 		}
 	default:
-		f.write(data)
+		f.write(t, data)
 	}
 }
 
 // write sends from the stack's own buffer when a datagram lies in one piece, as all
 // but reassembled ones do.
-func (f *udpFlow) write(data stack.PacketData) {
-	if size := data.Size(); size == 0 {
-		_ = sendNow(f.conn, nil)
-		return
-	} else if p, ok := data.PullUp(size); ok && sendNow(f.conn, p) == nil {
-		f.sent.Add(uint64(size))
+func (f *udpFlow) write(t *udpTable, data stack.PacketData) {
+	size := data.Size()
+	if size == 0 {
+		f.pass(t, nil)
+	} else if p, ok := data.PullUp(size); ok {
+		f.pass(t, p)
+	}
+}
+
+// pass sends a datagram on, and tells the guest what became of one before.
+func (f *udpFlow) pass(t *udpTable, p []byte) {
+	sent, err := f.to.send(p)
+	if sent {
+		f.sent.Add(uint64(len(p)))
+	}
+	if err != nil {
+		t.net.unreachable(f.key, err)
 	}
 }
 
@@ -155,21 +167,26 @@ func (t *udpTable) serve(f *udpFlow) {
 	if !flow.Verdict.Allow {
 		c.denied.Add(1)
 		flow.Err = errDenied.Error()
-		t.refuse(f)
 		t.net.report(&flow)
+		t.refuse(f, errDenied)
 		return
 	}
 	defer t.net.cfg.Policy.Hold(f.key.dst.Addr())()
 	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(hostSide(f.key.dst)))
+	if err == nil {
+		if f.to, err = newSender(conn); err != nil {
+			conn.Close()
+		}
+	}
 	if err != nil {
 		flow.Err = err.Error()
-		t.refuse(f)
 		t.net.report(&flow)
+		t.refuse(f, err)
 		return
 	}
 	c.udpActive.Add(1)
 	c.udpTotal.Add(1)
-	if !f.open(conn) {
+	if !f.open(t, conn) {
 		conn.Close()
 	} else {
 		t.receive(f, conn)
@@ -181,9 +198,10 @@ func (t *udpTable) serve(f *udpFlow) {
 }
 
 // refuse keeps a flow that may not be, for a while, so that each of its datagrams
-// does not ask again.
-func (t *udpTable) refuse(f *udpFlow) {
+// does not ask again, and tells the guest why.
+func (t *udpTable) refuse(f *udpFlow, err error) {
 	f.end()
+	t.net.unreachable(f.key, err)
 	timer := time.NewTimer(5 * time.Second)
 	defer timer.Stop()
 	select {
@@ -194,7 +212,7 @@ func (t *udpTable) refuse(f *udpFlow) {
 }
 
 // open makes a flow ready and sends what waited. It reports false if it is over.
-func (f *udpFlow) open(conn *net.UDPConn) bool {
+func (f *udpFlow) open(t *udpTable, conn *net.UDPConn) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.dead {
@@ -202,9 +220,7 @@ func (f *udpFlow) open(conn *net.UDPConn) bool {
 	}
 	f.conn, f.ready = conn, true
 	for _, p := range f.waiting {
-		if sendNow(conn, p) == nil {
-			f.sent.Add(uint64(len(p)))
-		}
+		f.pass(t, p)
 	}
 	f.waiting = nil
 	return true
@@ -255,7 +271,8 @@ func (t *udpTable) receive(f *udpFlow, conn *net.UDPConn) {
 			}
 			return
 		}
-		if isRefused(err) { // the far end said so by ICMP; say it to the guest by silence
+		if isRefused(err) { // the far end said so by ICMP
+			t.net.unreachable(f.key, err)
 			continue
 		}
 		return
