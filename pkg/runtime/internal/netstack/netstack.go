@@ -20,6 +20,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	vnet "github.com/anthropics/boxlite/pkg/virtio/net"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -203,9 +204,31 @@ func (n *Network) Close() error {
 	n.udp.close()
 	n.ping.close()
 	n.tcp.close()
-	n.work.Wait()
+	n.finish()
 	n.stack.Destroy()
 	return n.link.close()
+}
+
+// finish waits for the goroutines. Handshakes that the guest does not go on with take
+// two minutes to end by themselves, so they are cut, those too that have just begun.
+func (n *Network) finish() {
+	done := make(chan struct{})
+	go func() {
+		n.work.Wait()
+		close(done)
+	}()
+	again := time.NewTicker(20 * time.Millisecond)
+	defer again.Stop()
+	for {
+		for _, ep := range n.stack.RegisteredEndpoints() {
+			ep.Abort()
+		}
+		select {
+		case <-done:
+			return
+		case <-again.C:
+		}
+	}
 }
 
 // Stats say what went over a box's network since it was made.

@@ -223,7 +223,9 @@ func (t *portTable) forward(o *openPort, conn *net.TCPConn) {
 		fail(err)
 		return
 	}
-	f.run(newRelay(t.net, ep, wq, conn), &flow)
+	rel := newRelay(t.net, ep, wq, conn)
+	rel.buffer = f.prepare(ep)
+	f.run(rel, &flow)
 }
 
 // receiveUDP passes on what comes to a UDP port. Each sender gets a port of the

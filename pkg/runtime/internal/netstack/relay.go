@@ -25,6 +25,8 @@ type relay struct {
 	wq    *waiter.Queue
 	host  *net.TCPConn
 
+	buffer int64 // of tcpForwarder.buffers
+
 	// sniff, when not nil, judges the guest's first bytes before they go on.
 	sniff   *egress.Sniffer
 	refusal egress.Verdict // its

@@ -26,12 +26,14 @@ const (
 	// dialTimeout is how long the host may try to connect.
 	dialTimeout = 30 * time.Second
 
-	// A connection's buffers in the stack are large while there are few, so that
-	// one is fast, and small when there are many, so that they stay bounded.
+	// A connection's buffers in the stack, one each way, are large while there are
+	// few, so that one is fast, and small when there are many: each way all of them
+	// have bufferTotal, and minBuffer each on top of that.
 	maxBuffer     = 4 << 20
-	minBuffer     = 32 << 10
 	defaultBuffer = 1 << 20
+	minBuffer     = 16 << 10
 	bufferTotal   = 64 << 20
+	firstWindow   = 64 << 10 // that a SYN is answered with
 
 	timeWait = 5 * time.Second // the guest is one hop away, and orderly
 )
@@ -42,6 +44,7 @@ type tcpForwarder struct {
 	forward *tcp.Forwarder
 	dialer  net.Dialer
 	open    atomic.Int64
+	buffers atomic.Int64                        // of bufferTotal, in use
 	where   func(netip.AddrPort) netip.AddrPort // hostSide, but for tests
 
 	mu     sync.Mutex
@@ -50,7 +53,7 @@ type tcpForwarder struct {
 
 func newTCPForwarder(n *Network) *tcpForwarder {
 	f := &tcpForwarder{net: n, relays: make(map[*relay]struct{}), dialer: net.Dialer{Timeout: dialTimeout}, where: hostSide}
-	f.forward = tcp.NewForwarder(n.stack, minBuffer*2, maxOpening, func(r *tcp.ForwarderRequest) {
+	f.forward = tcp.NewForwarder(n.stack, firstWindow, maxOpening, func(r *tcp.ForwarderRequest) {
 		if !n.spawn(func() { f.accept(r) }) {
 			r.Complete(true)
 		}
@@ -122,8 +125,8 @@ func (f *tcpForwarder) accept(r *tcp.ForwarderRequest) {
 		return
 	}
 	r.Complete(false)
-	f.prepare(ep)
 	rel := newRelay(f.net, ep, &wq, conn)
+	rel.buffer = f.prepare(ep)
 	if flow.Verdict.NeedsName {
 		rel.sniff = f.net.cfg.Policy.Sniffer(egress.Flow{Protocol: egress.TCP, Dst: dst}, flow.Verdict)
 	}
@@ -141,20 +144,31 @@ func (f *tcpForwarder) dial(ctx context.Context, dst netip.AddrPort) (*net.TCPCo
 	return conn.(*net.TCPConn), nil
 }
 
-// prepare sets up an endpoint.
-func (f *tcpForwarder) prepare(ep tcpip.Endpoint) {
+// prepare sets up an endpoint. The result is what it has of bufferTotal, which the
+// caller gives back to buffers in the end.
+func (f *tcpForwarder) prepare(ep tcpip.Endpoint) (size int64) {
 	o := ep.SocketOptions()
 	o.SetDelayOption(false) // what the other side sent at once goes on at once
-	size := min(max(bufferTotal/max(f.open.Load(), 1), minBuffer), defaultBuffer)
-	// A forwarded connection has the buffer of its handshake, and nothing makes it grow.
-	o.SetReceiveBufferSize(size, true)
-	if size < defaultBuffer {
-		o.SetSendBufferSize(size, true) // which ends its growth
+	for {
+		used := f.buffers.Load()
+		if size = (bufferTotal - used) / 16; used <= bufferTotal/2 {
+			size = maxBuffer // at most: the stack finds out how much is of use
+		}
+		if size = max(size, 0); f.buffers.CompareAndSwap(used, used+size) {
+			break
+		}
 	}
+	// A forwarded connection has the buffer of its handshake, and nothing makes it grow.
+	o.SetReceiveBufferSize(min(max(size, minBuffer), defaultBuffer), true)
+	if size < maxBuffer {
+		o.SetSendBufferSize(max(size, minBuffer), true) // which ends its growth
+	}
+	return size
 }
 
 // run relays until both sides are done, and reports the flow.
 func (f *tcpForwarder) run(r *relay, flow *Flow) {
+	defer f.buffers.Add(-r.buffer)
 	f.mu.Lock()
 	if f.relays == nil { // closed
 		f.mu.Unlock()
@@ -211,7 +225,6 @@ func (f *tcpForwarder) connect(ctx context.Context, dst netip.AddrPort) (tcpip.E
 	if terr != nil {
 		return nil, nil, errors.New(terr.String())
 	}
-	f.prepare(ep)
 	entry, ready := waiter.NewChannelEntry(waiter.WritableEvents)
 	wq.EventRegister(&entry)
 	defer wq.EventUnregister(&entry)

@@ -42,17 +42,17 @@ func TestTCPBuffers(t *testing.T) {
 		}
 		return 0, 0
 	}
-	for open, want := range map[int64]int64{0: defaultBuffer, 255: bufferTotal / 256, 10_000: minBuffer} {
-		g.net.tcp.open.Add(open)
+	for used, want := range map[int64]int64{0: defaultBuffer, bufferTotal - 16*minBuffer*8: 8 * minBuffer, bufferTotal: minBuffer} {
+		g.net.tcp.buffers.Add(used)
 		c, err := g.dial(addr)
 		require.NoError(t, err)
 		require.Eventually(t, func() bool { r, _ := sizes(); return r != 0 }, waitLong, tick)
 		receive, send := sizes()
-		require.Equal(t, want, receive, "with %d others", open)
-		require.Equal(t, want, send, "with %d others", open)
+		require.Equal(t, want, receive, "with %d in use", used)
+		require.Equal(t, want, send, "with %d in use", used)
 		require.NoError(t, c.Close())
 		require.Eventually(t, func() bool { r, _ := sizes(); return r == 0 }, waitLong, tick)
-		g.net.tcp.open.Add(-open)
+		g.net.tcp.buffers.Add(-used)
 	}
 }
 

@@ -145,7 +145,7 @@ func TestUDPUnreachable(t *testing.T) {
 			key.src = netip.AddrPortFrom(Guest6, 4000)
 			at, inner = 14+40, 40
 		}
-		g.net.spawn(func() { g.net.udp.serve(&udpFlow{key: key}) })
+		require.NotNil(t, g.net.udp.flow(key))
 		f := <-frames
 		require.Equal(t, code[:], f[at:at+2])
 		require.Equal(t, []byte{4000 >> 8, 4000 & 255, 443 >> 8, 443 & 255}, f[at+8+inner:at+12+inner], "the ports that it is about")
