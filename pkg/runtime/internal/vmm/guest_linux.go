@@ -79,6 +79,11 @@ func (a *agentLink) mount(ctx context.Context, client *guest.Client, ready *agen
 	for _, d := range a.c.volumes {
 		d.SetOwner(ready.UID, ready.GID)
 	}
+	release, err := lockEmpty(ctx, mounts)
+	defer release()
+	if err != nil {
+		return err
+	}
 	points := make([]agentapi.MountPoint, len(mounts))
 	for i := range mounts {
 		points[i] = mounts[i].Point
