@@ -220,18 +220,20 @@ func TestGuestVolumeMany(t *testing.T) {
 func TestGuestVolumeNamed(t *testing.T) {
 	rt, ctx := newGuestRuntime(t), testContext(t)
 	t.Cleanup(func() { rt.PruneVolumes(ctx, VolumePruneOptions{All: true}) })
-	box := func(volumes ...VolumeSpec) *LiteBox {
+	box := func(user string, volumes ...VolumeSpec) *LiteBox {
 		opts := smallBox(t)
-		opts.Volumes = volumes
+		opts.User, opts.Volumes = user, volumes
 		b, err := rt.Create(ctx, opts, "")
 		require.NoError(t, err)
 		t.Cleanup(func() { b.Stop(ctx) })
 		return b
 	}
 	// The image's content comes first; owners, modes and devices are kept.
-	one := box(VolumeSpec{Name: "data", GuestPath: "/home"}, VolumeSpec{Name: "empty", GuestPath: "/etc", NoCopy: true}, VolumeSpec{GuestPath: "/made"})
-	require.Equal(t, "1000\n", script(t, one, "stat -c %u /home/app; test -z \"$(ls /etc)\"; test ! -e /made/*"))
-	script(t, one, "cd /home; echo x >f; chown 12:34 f; chmod 4711 f; mknod dev c 1 3; mkdir d; chmod 0 d; touch /made/f")
+	one := box("app", VolumeSpec{Name: "data", GuestPath: "/home"}, VolumeSpec{Name: "empty", GuestPath: "/etc", NoCopy: true}, VolumeSpec{GuestPath: "/made"})
+	root := asUser("0:0") // /etc is empty
+	require.Equal(t, "1000\n0\n", script(t, one, "stat -c %u /home/app /home; test -z \"$(ls /etc)\"; test ! -e /made/*", root))
+	script(t, one, "cd /home; echo x >f; chown 12:34 f; chmod 4711 f; mknod dev c 1 3; mkdir d; chmod 0 d; touch /made/f", root)
+	script(t, one, "touch /home/app/own", asUser("1000:1000"))
 	require.NoError(t, one.Stop(ctx))
 	list, err := rt.Volumes(ctx)
 	require.NoError(t, err)
@@ -241,9 +243,10 @@ func TestGuestVolumeNamed(t *testing.T) {
 	self, err := os.Executable()
 	require.NoError(t, err)
 	locker := VolumeSpec{HostPath: self, GuestPath: "/bin/locker", ReadOnly: true}
-	a := box(VolumeSpec{Name: "data", GuestPath: "/home", SharedLocks: true}, locker)
-	b := box(VolumeSpec{Name: "data", GuestPath: "/data", SharedLocks: true}, locker)
-	require.Equal(t, "4711 12 34\ncharacter special file 1 3\n0\n", script(t, a, "cd /home; stat -c '%a %u %g' f; stat -c '%F %t %T' dev; stat -c %a d"))
+	a := box("", VolumeSpec{Name: "data", GuestPath: "/home", SharedLocks: true}, locker)
+	b := box("", VolumeSpec{Name: "data", GuestPath: "/data", SharedLocks: true}, locker)
+	require.Equal(t, "4711 12 34\ncharacter special file 1 3\n0\n1000 1000\n",
+		script(t, a, "cd /home; stat -c '%a %u %g' f; stat -c '%F %t %T' dev; stat -c %a d; stat -c '%u %g' app/own"))
 	script(t, a, "echo from a >/home/shared")
 	require.Equal(t, "from a\n", script(t, b, "cat /data/shared; echo from b >>/data/shared"))
 	require.Equal(t, "from a\nfrom b\n", script(t, a, "sleep 1.1; cat /home/shared"))
