@@ -3,6 +3,7 @@ package runtime
 import (
 	"crypto/md5"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -219,42 +220,55 @@ func TestGuestVolumeMany(t *testing.T) {
 func TestGuestVolumeNamed(t *testing.T) {
 	rt, ctx := newGuestRuntime(t), testContext(t)
 	t.Cleanup(func() { rt.PruneVolumes(ctx, VolumePruneOptions{All: true}) })
-	box := func(volumes ...VolumeSpec) *LiteBox {
+	box := func(user string, volumes ...VolumeSpec) *LiteBox {
 		opts := smallBox(t)
-		opts.Volumes = volumes
+		opts.User, opts.Volumes = user, volumes
 		b, err := rt.Create(ctx, opts, "")
 		require.NoError(t, err)
 		t.Cleanup(func() { b.Stop(ctx) })
 		return b
 	}
 	// The image's content comes first; owners, modes and devices are kept.
-	one := box(VolumeSpec{Name: "data", GuestPath: "/home"}, VolumeSpec{Name: "empty", GuestPath: "/etc", NoCopy: true}, VolumeSpec{GuestPath: "/made"})
-	require.Equal(t, "1000\n", script(t, one, "stat -c %u /home/app; test -z \"$(ls /etc)\"; test ! -e /made/*"))
-	script(t, one, "cd /home; echo x >f; chown 12:34 f; chmod 4711 f; mknod dev c 1 3; mkdir d; chmod 0 d; touch /made/f")
+	one := box("app", VolumeSpec{Name: "data", GuestPath: "/home"}, VolumeSpec{Name: "empty", GuestPath: "/etc", NoCopy: true}, VolumeSpec{GuestPath: "/made"})
+	root := asUser("0:0") // /etc is empty
+	require.Equal(t, "1000\n0\n", script(t, one, "stat -c %u /home/app /home; test -z \"$(ls /etc)\"; test ! -e /made/*", root))
+	script(t, one, "cd /home; echo x >f; chown 12:34 f; chmod 4711 f; mknod dev c 1 3; mkdir d; chmod 0 d; touch /made/f", root)
+	script(t, one, "touch /home/app/own", asUser("1000:1000"))
 	require.NoError(t, one.Stop(ctx))
 	list, err := rt.Volumes(ctx)
 	require.NoError(t, err)
 	require.Len(t, list, 2, "the anonymous one went with its box")
 
 	// At once: what one writes the other reads.
-	a := box(VolumeSpec{Name: "data", GuestPath: "/home", SharedLocks: true})
-	b := box(VolumeSpec{Name: "data", GuestPath: "/data", SharedLocks: true})
-	require.Equal(t, "4711 12 34\ncharacter special file 1 3\n0\n", script(t, a, "cd /home; stat -c '%a %u %g' f; stat -c '%F %t %T' dev; stat -c %a d"))
+	self, err := os.Executable()
+	require.NoError(t, err)
+	locker := VolumeSpec{HostPath: self, GuestPath: "/bin/locker", ReadOnly: true}
+	a := box("", VolumeSpec{Name: "data", GuestPath: "/home", SharedLocks: true}, locker)
+	b := box("", VolumeSpec{Name: "data", GuestPath: "/data", SharedLocks: true}, locker)
+	require.Equal(t, "4711 12 34\ncharacter special file 1 3\n0\n1000 1000\n",
+		script(t, a, "cd /home; stat -c '%a %u %g' f; stat -c '%F %t %T' dev; stat -c %a d; stat -c '%u %g' app/own"))
 	script(t, a, "echo from a >/home/shared")
 	require.Equal(t, "from a\n", script(t, b, "cat /data/shared; echo from b >>/data/shared"))
 	require.Equal(t, "from a\nfrom b\n", script(t, a, "sleep 1.1; cat /home/shared"))
-	ex, err := a.Run(ctx, sh("exec 9>/home/lock; flock 9; echo locked; read x"))
+	lock := func(path string) BoxCommand { return Command("/bin/locker").Env(lockEnv, path) }
+	ex, err := a.Run(ctx, lock("/home/lock"))
 	require.NoError(t, err)
 	for line, err := range Lines(ex.Stdout()) {
 		require.NoError(t, err)
 		require.Equal(t, "locked", line)
 		break
 	}
-	require.Equal(t, "held\n", script(t, b, "flock -n /data/lock true || echo held"))
+	held, _, _ := output(t, b, lock("/data/lock"))
+	require.Equal(t, "held\n", held)
+	f, err := os.Open(filepath.Join(rt.volumeDir("data"), volumeData, "lock"))
+	require.NoError(t, err)
+	defer f.Close()
+	require.Equal(t, unix.EWOULDBLOCK, unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB), "it holds on the host, too")
 	require.NoError(t, ex.Stdin().Close())
 	_, err = ex.Wait(ctx)
 	require.NoError(t, err)
-	require.Equal(t, "free\n", script(t, b, "flock -n /data/lock echo free"))
+	free, errs, _ := output(t, b, lock("/data/lock"))
+	require.Equal(t, "locked\n", free, errs)
 	err = rt.RemoveVolume(ctx, "data")
 	require.ErrorIs(t, err, ErrInvalidState)
 	require.ErrorContains(t, err, string(a.ID()))
@@ -297,4 +311,25 @@ func TestGuestVolumeRefused(t *testing.T) {
 	err = b.Start(ctx)
 	require.ErrorIs(t, err, ErrEngine)
 	require.ErrorContains(t, err, "volume at /way/to/it: it leads into one of the kernel's file systems")
+}
+
+// lockEnv makes this test binary a program that locks the file that it names until
+// its input ends, or says that somebody else has the lock.
+const lockEnv = "BOXLITE_TEST_LOCK"
+
+func lockWork(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o666)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == unix.EWOULDBLOCK {
+		_, err = fmt.Println("held")
+		return err
+	} else if err != nil {
+		return err
+	}
+	fmt.Println("locked")
+	_, err = io.Copy(io.Discard, os.Stdin)
+	return err
 }

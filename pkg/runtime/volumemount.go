@@ -75,6 +75,7 @@ func (b *LiteBox) vmmMounts(ctx context.Context) ([]vmm.Mount, error) {
 			}
 			share.Path, share.KeepOwners = filepath.Join(b.rt.volumeDir(v.Name), volumeData), v.Owners != OwnersMapped
 		}
+		share.Populate = v.Name != "" && !v.NoCopy && !v.ReadOnly
 		list = append(list, vmm.Mount{Point: agentapi.MountPoint{Path: v.GuestPath, ReadOnly: v.ReadOnly}, Share: share})
 	}
 	for _, t := range b.opts.Tmpfs {

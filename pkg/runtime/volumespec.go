@@ -31,8 +31,8 @@ const (
 	OwnersMapped VolumeOwners = "mapped"
 	// OwnersKept keeps owner, mode and device number of each file in an extended
 	// attribute (user.boxlite.stat), so that the box sees what it has set. The
-	// host's file system must have extended attributes. Files without one are shown
-	// as OwnersMapped does.
+	// host's file system must have extended attributes. Files without one are the
+	// root's where they belong to the host's user, else nobody's.
 	OwnersKept VolumeOwners = "kept"
 )
 

@@ -62,26 +62,39 @@ func mountPoint(p *agentapi.MountPoint) error {
 		return asMountError("mounting a tmpfs", unix.Mount("tmpfs", at, "tmpfs", flags|unix.MS_NOSUID|unix.MS_NODEV, data))
 	case p.Kind != agentapi.MountShare:
 		return &mountError{"unknown kind of mount", 0}
+	case p.File == "" && p.Populate:
+		return inShareDir(p.Tag, 0, func() error {
+			if err := populate(shareDir, p.Path); err != nil {
+				return err
+			}
+			if err := unix.Mount(shareDir, at, "", unix.MS_BIND, ""); err != nil || flags == 0 {
+				return asMountError("mounting the shared folder", err)
+			}
+			return asMountError("mounting the shared folder", unix.Mount("", at, "", unix.MS_REMOUNT|unix.MS_BIND|flags, ""))
+		})
 	case p.File == "":
 		return asMountError("mounting the shared folder", unix.Mount(p.Tag, at, "virtiofs", flags, ""))
 	}
-	return mountFile(p, at, flags)
-}
-
-// mountFile mounts a share out of sight and its one file where it belongs.
-func mountFile(p *agentapi.MountPoint, at string, flags uintptr) error {
 	if strings.IndexByte(p.File, '/') >= 0 {
 		return &mountError{"the name of the shared file has a slash", 0}
 	}
+	return inShareDir(p.Tag, flags, func() error {
+		return asMountError("mounting the shared file", unix.Mount(shareDir+"/"+p.File, at, "", unix.MS_BIND, ""))
+	})
+}
+
+// inShareDir has a share mounted out of sight while do puts what the box gets of it
+// where it belongs.
+func inShareDir(tag string, flags uintptr, do func() error) error {
 	if err := unix.Mkdir(shareDir, 0o700); err != nil && err != unix.EEXIST {
 		return asMountError("making "+shareDir, err)
 	}
 	defer unix.Rmdir(shareDir)
-	if err := unix.Mount(p.Tag, shareDir, "virtiofs", flags, ""); err != nil {
-		return asMountError("mounting the shared file", err)
+	if err := unix.Mount(tag, shareDir, "virtiofs", flags, ""); err != nil {
+		return asMountError("mounting what is shared", err)
 	}
 	defer unix.Unmount(shareDir, unix.MNT_DETACH)
-	return asMountError("mounting the shared file", unix.Mount(shareDir+"/"+p.File, at, "", unix.MS_BIND, ""))
+	return do()
 }
 
 // mountError says what did not work, in words, and what the kernel had to say, 0

@@ -36,7 +36,7 @@ type child struct {
 	console *console
 	devices devices
 	network *network     // nil for none
-	volumes []*fs.Device // of cfg.Mounts
+	mapped  []*fs.Device // the volumes whose files belong to the box's user
 	m       *machine.Machine
 	socket  *bridge
 	command *supervisor // nil without a main command

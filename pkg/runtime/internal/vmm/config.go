@@ -49,6 +49,7 @@ type Mount struct {
 // Share is what of the host goes there.
 type Share struct {
 	Path        string // of a folder or a regular file
+	Populate    bool   // an empty folder first gets what the image has at the mount point
 	KeepOwners  bool   // owners and modes are kept in extended attributes, not squashed
 	SharedLocks bool   // locks hold against other boxes and the host
 }

@@ -70,14 +70,20 @@ func (a *agentLink) setUp(ctx context.Context, conn net.Conn) error {
 	return nil
 }
 
-// mount has the guest mount its volumes, which belong to the box's user there.
+// mount has the guest mount its volumes. Where owners are not kept, their files are
+// the box's user's there.
 func (a *agentLink) mount(ctx context.Context, client *guest.Client, ready *agentapi.Ready) error {
 	mounts := a.c.cfg.Mounts
 	if len(mounts) == 0 {
 		return nil
 	}
-	for _, d := range a.c.volumes {
+	for _, d := range a.c.mapped {
 		d.SetOwner(ready.UID, ready.GID)
+	}
+	release, err := lockEmpty(ctx, mounts)
+	defer release()
+	if err != nil {
+		return err
 	}
 	points := make([]agentapi.MountPoint, len(mounts))
 	for i := range mounts {

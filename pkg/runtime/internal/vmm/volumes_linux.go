@@ -46,7 +46,9 @@ func (c *child) openVolumes() error {
 		if err != nil {
 			return fmt.Errorf("vmm: volume at %s: %w", m.Point.Path, err)
 		}
-		c.volumes, list = append(c.volumes, d), append(list, d)
+		if list = append(list, d); !m.Share.KeepOwners {
+			c.mapped = append(c.mapped, d)
+		}
 		c.devices.closes = append(c.devices.closes, d.Close)
 	}
 	c.devices.list = placed(c.devices.list, list, machine.InterruptLines)
