@@ -21,9 +21,10 @@ const (
 	memoryMiB = 512
 	words     = "console=ttyS0 quiet loglevel=4 reboot=t panic=-1 tsc=reliable no_timer_check cryptomgr.notests random.trust_cpu=on"
 
-	bigMiB   = 32   // size of the large file
-	files    = 2000 // in the flat folder, and in the tree
-	treeDirs = 100
+	bigMiB   = 8  // size of the large file
+	random   = 40 // accesses to it at random places
+	files    = 40 // in the flat folder, and in the tree
+	treeDirs = 4
 	smallLen = 1000
 )
 
@@ -34,6 +35,7 @@ type options struct {
 	owner     string
 	only      string
 	readahead int
+	reasons   bool
 	kernel    string
 	share     string
 }
@@ -59,6 +61,7 @@ func run() error {
 	set.StringVar(&o.owner, "owner", "squash", "squash or xattr; of ours")
 	set.StringVar(&o.only, "only", ".", "workloads that match")
 	set.IntVar(&o.readahead, "readahead", 0, "KiB that the guest reads ahead; 0 means its default")
+	set.BoolVar(&o.reasons, "reasons", false, "print all that KVM counts")
 	set.StringVar(&o.kernel, "kernel", os.Getenv("BOXLITE_KERNEL"), "vmlinux")
 	if err := set.Parse(os.Args[2:]); err != nil {
 		return err
@@ -99,6 +102,16 @@ func populate(share string) error {
 		}
 		for f := range files / treeDirs {
 			if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("source-%02d.go", f)), make([]byte, smallLen), 0o644); err != nil {
+				return err
+			}
+		}
+	}
+	for _, flat := range []string{"flat", "old", "renamed"} {
+		if err := os.Mkdir(filepath.Join(share, flat), 0o755); err != nil {
+			return err
+		}
+		for f := range files {
+			if err := os.WriteFile(filepath.Join(share, flat, fmt.Sprint("file-", f)), make([]byte, smallLen), 0o644); err != nil {
 				return err
 			}
 		}

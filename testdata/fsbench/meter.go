@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -15,13 +17,15 @@ import (
 // and ends, and prints a line for each.
 type meter struct {
 	requests func() uint64 // nil: unknown
+	reasons  bool
 
 	mu     sync.Mutex
 	line   []byte
 	name   string
 	before sample
 	idle   sample // what a workload that does nothing counts
-	all    bool
+	ended  bool
+	all    map[string]uint64 // what KVM counts, with reasons
 }
 
 // sample is a look at the counters of this machine's only guest.
@@ -29,12 +33,24 @@ type sample struct{ exits, halts, mmio, requests uint64 }
 
 const kvmDir = "/sys/kernel/debug/kvm/"
 
-func newMeter(requests func() uint64) *meter {
-	if _, err := os.Stat(kvmDir); err != nil {
-		_ = syscall.Mount("debugfs", "/sys/kernel/debug", "debugfs", 0, "")
-	}
+func newMeter(o *options, requests func() uint64) *meter {
+	_ = syscall.Mount("debugfs", "/sys/kernel/debug", "debugfs", 0, "") // if it is not there yet
 	fmt.Printf("%-18s %8s %12s %10s %8s %8s %8s %9s\n", "workload", "ops", "ns/op", "ops/s", "exits", "halts", "mmio", "requests")
-	return &meter{requests: requests}
+	return &meter{requests: requests, reasons: o.reasons}
+}
+
+// counters are all that KVM counts.
+func counters() map[string]uint64 {
+	all := map[string]uint64{}
+	names, _ := os.ReadDir(kvmDir)
+	for _, n := range names {
+		if p, err := os.ReadFile(kvmDir + n.Name()); err == nil {
+			if v, err := strconv.ParseUint(strings.TrimSpace(string(p)), 10, 64); err == nil {
+				all[n.Name()] = v
+			}
+		}
+	}
+	return all
 }
 
 func (m *meter) sample() (s sample) {
@@ -73,12 +89,29 @@ func (m *meter) take(line string) {
 	switch {
 	case len(w) == 2 && w[0] == "begin":
 		m.name, m.before = w[1], m.sample()
+		if m.reasons {
+			m.all = counters()
+		}
 	case len(w) == 3 && w[0] == "end":
 		m.print(w[1], w[2], m.sample().minus(m.before))
+		if m.reasons {
+			m.more(w[1])
+		}
 	case line == "all done":
-		m.all = true
+		m.ended = true
 	case line != "":
 		fmt.Println("#", line)
+	}
+}
+
+// more prints what else KVM counted.
+func (m *meter) more(ops string) {
+	n, _ := strconv.ParseFloat(ops, 64)
+	now := counters()
+	for _, name := range slices.Sorted(maps.Keys(now)) {
+		if d := now[name] - m.all[name]; d > 0 && now[name] >= m.all[name] {
+			fmt.Printf("#   %-28s %10.2f\n", name, float64(d)/n)
+		}
 	}
 }
 
@@ -98,7 +131,7 @@ func (m *meter) print(ops, ns string, d sample) {
 func (m *meter) end() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !m.all {
+	if !m.ended {
 		return errors.New("the guest did not get to its end")
 	}
 	return nil

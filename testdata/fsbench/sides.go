@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 
 // ours lets package fs serve the share, and package machine run the guest.
 func ours(o *options, initrd string) error {
+	runtime.GOMAXPROCS(max(runtime.NumCPU(), 1+2)) // as a box's process does (package kvm)
 	cfg := fs.Config{Tag: tag, Path: o.share, Writeback: o.writeback, Log: func(f string, a ...any) { fmt.Printf("# "+f+"\n", a...) }}
 	switch o.cache {
 	case "none":
@@ -39,7 +41,7 @@ func ours(o *options, initrd string) error {
 	if err != nil {
 		return err
 	}
-	out := newMeter(func() uint64 { return d.Counters().Requests })
+	out := newMeter(o, func() uint64 { return d.Counters().Requests })
 	m, err := machine.New(machine.Config{
 		CPUs: 1, MemoryMiB: memoryMiB, Kernel: kernel, Initrd: rd, Serial: out, Devices: []virtio.Device{d}, Cmdline: o.cmdline(),
 	})
@@ -56,12 +58,12 @@ func ours(o *options, initrd string) error {
 // qemu lets virtiofsd serve the share, and QEMU's microvm run the guest.
 func qemu(o *options, initrd, dir string) error {
 	socket := filepath.Join(dir, "socket")
-	opts := "source=" + o.share + ",cache=" + o.cache
+	opts := "sandbox=chroot,source=" + o.share + ",cache=" + o.cache
 	if o.writeback {
 		opts += ",writeback"
 	}
 	daemon := exec.Command("virtiofsd", "--socket-path="+socket, "-o", opts)
-	daemon.Stdout, daemon.Stderr = os.Stdout, os.Stdout
+	daemon.Stderr = os.Stderr
 	if err := daemon.Start(); err != nil {
 		return err
 	}
@@ -76,10 +78,10 @@ func qemu(o *options, initrd, dir string) error {
 	vmm := exec.Command("qemu-system-x86_64", "-L", filepath.Join(os.Getenv("RIG"), "qemu"),
 		"-machine", "microvm,acpi=off,rtc=off,pit=off,pic=on,isa-serial=on,auto-kernel-cmdline=on,memory-backend=ram", "-accel", "kvm", "-cpu", "host",
 		"-m", mib, "-object", "memory-backend-memfd,id=ram,share=on,size="+mib+"M",
-		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio",
+		"-global", "virtio-mmio.force-legacy=false", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio",
 		"-kernel", o.kernel, "-initrd", initrd, "-append", o.cmdline(),
 		"-chardev", "socket,id=c,path="+socket, "-device", "vhost-user-fs-device,chardev=c,tag="+tag+",queue-size=1024")
-	out := newMeter(nil)
+	out := newMeter(o, nil)
 	vmm.Stdout, vmm.Stderr = out, os.Stderr
 	if err := vmm.Run(); err != nil {
 		return fmt.Errorf("qemu: %w", err)

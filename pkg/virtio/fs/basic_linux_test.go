@@ -566,6 +566,7 @@ func TestCache(t *testing.T) {
 	dir := populate(t)
 	const directIO, keep = 1, 2
 	g := mount(t, fs.Config{Path: dir})
+	require.EqualValues(t, 1<<13, g.flags&(1<<13|1<<14), "attributes come with the names, always")
 	node := g.find(root, "file")
 	for i, want := range []uint32{0, keep, 0, keep} { // the host changes it before the third
 		if i == 2 {
@@ -582,6 +583,7 @@ func TestCache(t *testing.T) {
 	_, flags, _ := g.open(node, os.O_RDONLY)
 	require.EqualValues(t, directIO, flags)
 	require.NotZero(t, g.flags&(1<<36))
+	require.Zero(t, g.flags&(1<<13|1<<14), "attributes with names would be too old at once")
 
 	g = mount(t, fs.Config{Path: dir, Cache: fs.CacheAlways, Writeback: true})
 	require.NotZero(t, g.flags&(1<<16))

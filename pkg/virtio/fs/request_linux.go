@@ -263,7 +263,7 @@ func (w *worker) init(a *args) ([]byte, syscall.Errno) {
 		return nil, syscall.EPROTO
 	}
 	s := w.srv
-	want := initAsyncRead | initAtomicTrunc | initBigWrites | initReaddirplus | initReaddirplusAuto | initAsyncDIO |
+	want := initAsyncRead | initAtomicTrunc | initBigWrites | initAsyncDIO |
 		initParallelDirops | initMaxPages | initSubmounts | initKillprivV2 | initSetxattrExt | initExt | initNoExport
 	switch s.cfg.Cache {
 	case CacheAuto:
@@ -272,6 +272,12 @@ func (w *worker) init(a *args) ([]byte, syscall.Errno) {
 		want |= initDirectMmap
 	case CacheAlways:
 		want |= initCacheSymlinks
+	}
+	if s.cfg.Cache != CacheNone {
+		// Always, not when the kernel thinks it worthwhile (FUSE_READDIRPLUS_AUTO):
+		// it would ask for the attributes of the first twenty entries together, and
+		// for those of all others one by one. Without a cache they come too soon.
+		want |= initReaddirplus
 	}
 	if s.cfg.Writeback {
 		want |= initWriteback

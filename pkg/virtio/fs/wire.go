@@ -60,27 +60,26 @@ const (
 )
 
 const ( // FUSE_INIT flags (linux/fuse.h)
-	initAsyncRead       uint64 = 1 << 0
-	initPosixLocks      uint64 = 1 << 1
-	initAtomicTrunc     uint64 = 1 << 3
-	initBigWrites       uint64 = 1 << 5
-	initDontMask        uint64 = 1 << 6
-	initFlockLocks      uint64 = 1 << 10
-	initAutoInvalData   uint64 = 1 << 12
-	initReaddirplus     uint64 = 1 << 13
-	initReaddirplusAuto uint64 = 1 << 14
-	initAsyncDIO        uint64 = 1 << 15
-	initWriteback       uint64 = 1 << 16
-	initParallelDirops  uint64 = 1 << 18
-	initPosixACL        uint64 = 1 << 20
-	initMaxPages        uint64 = 1 << 22
-	initCacheSymlinks   uint64 = 1 << 23
-	initSubmounts       uint64 = 1 << 27
-	initKillprivV2      uint64 = 1 << 28
-	initSetxattrExt     uint64 = 1 << 29
-	initExt             uint64 = 1 << 30
-	initDirectMmap      uint64 = 1 << 36
-	initNoExport        uint64 = 1 << 38
+	initAsyncRead      uint64 = 1 << 0
+	initPosixLocks     uint64 = 1 << 1
+	initAtomicTrunc    uint64 = 1 << 3
+	initBigWrites      uint64 = 1 << 5
+	initDontMask       uint64 = 1 << 6
+	initFlockLocks     uint64 = 1 << 10
+	initAutoInvalData  uint64 = 1 << 12
+	initReaddirplus    uint64 = 1 << 13
+	initAsyncDIO       uint64 = 1 << 15
+	initWriteback      uint64 = 1 << 16
+	initParallelDirops uint64 = 1 << 18
+	initPosixACL       uint64 = 1 << 20
+	initMaxPages       uint64 = 1 << 22
+	initCacheSymlinks  uint64 = 1 << 23
+	initSubmounts      uint64 = 1 << 27
+	initKillprivV2     uint64 = 1 << 28
+	initSetxattrExt    uint64 = 1 << 29
+	initExt            uint64 = 1 << 30
+	initDirectMmap     uint64 = 1 << 36
+	initNoExport       uint64 = 1 << 38
 )
 
 const ( // flags of single operations (linux/fuse.h)
