@@ -25,7 +25,7 @@ import (
 func TestGuestNetProofTCP(t *testing.T) {
 	w := theInternet(t)
 	b := box(t, "debian-net", nil)
-	const size = 4 << 20
+	const size = 1 << 20
 	for _, a := range []string{serverAddr4, serverAddr6} {
 		t.Run(a, func(t *testing.T) {
 			t.Run("refused", func(t *testing.T) {
@@ -89,10 +89,10 @@ func TestGuestNetProofTCP(t *testing.T) {
 // connection: the buffers of two kernels and of the stack between them. Only the
 // stack's are the VMM's memory.
 const (
-	maxWaiting    = 40 << 20
-	maxStackMiB   = 12
-	slowTransfer  = 64 << 20
-	slowTransfers = 3
+	maxWaiting    = slowTransfer
+	maxStackMiB   = 8
+	slowTransfer  = 16 << 20
+	slowTransfers = 2
 )
 
 // slowServer holds up what guests send, and then takes it.
@@ -110,6 +110,7 @@ func slowServer(t *testing.T, w *internet, b *runtime.LiteBox) {
 		list = append(list, start(t, b, python(t, "tcp.py", "slow_server", serverAddr4, port, slowTransfer)))
 	}
 	for _, k := range list {
+		require.Equal(t, "connected", k.line(t))
 		n, err := strconv.Atoi(k.line(t))
 		require.NoError(t, err)
 		require.Less(t, n, maxWaiting)

@@ -1,5 +1,5 @@
 """tcp.py CASE ADDRESS PORT [SIZE]: one conversation; what was seen is printed."""
-import hashlib, select, socket, struct, sys
+import hashlib, random, select, socket, struct, sys
 
 case, addr, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
 size = int(sys.argv[4]) if len(sys.argv) > 4 else 0
@@ -18,7 +18,7 @@ def rest(s):
 
 
 def pattern(n):
-    return (b"%015d\n" * (n // 16)) % tuple(range(n // 16))
+    return random.Random(n).randbytes(n)
 
 
 def refused():
@@ -69,6 +69,7 @@ def slow_server():
     """Send until nothing goes any more, say so, and then the rest."""
     s = socket.create_connection((addr, port))
     data, at = pattern(size), 0
+    print("connected", flush=True)
     s.setblocking(False)
     while at < size:
         if not select.select([], [s], [], 5)[1]:
