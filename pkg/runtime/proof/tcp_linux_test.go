@@ -24,7 +24,7 @@ import (
 // connections in all ways.
 func TestGuestNetProofTCP(t *testing.T) {
 	w := theInternet(t)
-	b := box(t, "debian-net", nil)
+	b := box(t, "debian-net", func(o *runtime.BoxOptions) { o.KeepOnStop = true })
 	const size = 1 << 20
 	for _, a := range []string{serverAddr4, serverAddr6} {
 		t.Run(a, func(t *testing.T) {
@@ -83,15 +83,18 @@ func TestGuestNetProofTCP(t *testing.T) {
 	}
 	t.Run("slow server", func(t *testing.T) { slowServer(t, w, b) })
 	t.Run("slow guest", func(t *testing.T) { slowGuest(t, w, b) })
+	t.Run("many", func(t *testing.T) { manyConnections(t, w, b) })
+	require.Empty(t, relays(t, b), "goroutines of connections that are over")
 }
 
 // Bounds on what may wait on the way to somebody who reads nothing, for each
 // connection: the buffers of two kernels and of the stack between them. Only the
 // stack's are the VMM's memory.
 const (
-	slowTransfer = 16 << 20 // more than all buffers on the way
+	slowTransfer = 10 << 20 // more than all buffers on the way
 	maxWaiting   = slowTransfer
 	maxStackMiB  = 12
+	edgeBuffer   = 128 << 10 // of the two ends, which are not what is looked at
 )
 
 // slowTransfers is how many are held up at a time.
@@ -107,6 +110,7 @@ func slowServer(t *testing.T, w *internet, b *runtime.LiteBox) {
 	before := ownMemory(t, b)
 	read := make(chan struct{})
 	port := w.listen(t, func(c *net.TCPConn) {
+		c.SetReadBuffer(edgeBuffer)
 		<-read
 		h := sha256.New()
 		io.Copy(h, c)
@@ -114,7 +118,7 @@ func slowServer(t *testing.T, w *internet, b *runtime.LiteBox) {
 	})
 	var list []*talk
 	for range slowTransfers() {
-		list = append(list, start(t, b, python(t, "tcp.py", "slow_server", serverAddr4, port, slowTransfer)))
+		list = append(list, start(t, b, python(t, "tcp.py", "slow_server", serverAddr4, port, slowTransfer, edgeBuffer)))
 	}
 	for _, k := range list {
 		require.Equal(t, "connected", k.line(t))
@@ -138,12 +142,13 @@ func slowGuest(t *testing.T, w *internet, b *runtime.LiteBox) {
 	before := ownMemory(t, b)
 	waiting, sums := make(chan int64, slowTransfers()), make(chan string, slowTransfers())
 	port := w.listen(t, func(c *net.TCPConn) {
+		c.SetWriteBuffer(edgeBuffer)
 		m := &stallMeter{conn: c, stalled: waiting}
 		sums <- noise(t, m, slowTransfer)
 	})
 	var list []*talk
 	for range slowTransfers() {
-		k := start(t, b, python(t, "tcp.py", "slow_client", serverAddr4, port))
+		k := start(t, b, python(t, "tcp.py", "slow_client", serverAddr4, port, 0, edgeBuffer))
 		require.Equal(t, "connected", k.line(t))
 		list = append(list, k)
 	}
@@ -197,11 +202,9 @@ func connections() int {
 	return 500
 }
 
-// TestGuestNetProofConnections opens many connections, has each of them say
-// something, and looks at what the VMM keeps of them when they are over.
-func TestGuestNetProofConnections(t *testing.T) {
-	w := theInternet(t)
-	b := box(t, "debian-net", func(o *runtime.BoxOptions) { o.KeepOnStop = true })
+// manyConnections opens many at once, has each of them say something, and looks at
+// what the VMM keeps of them when they are over.
+func manyConnections(t *testing.T, w *internet, b *runtime.LiteBox) {
 	port := w.listen(t, func(c *net.TCPConn) { io.Copy(c, c) })
 	pid := vmm(t, b)
 	output(t, b, python(t, "many.py", serverAddr4, port, 10)) // what is opened once is open
@@ -218,7 +221,6 @@ func TestGuestNetProofConnections(t *testing.T) {
 	require.Eventually(t, func() bool { return descriptors(t, pid) <= files }, time.Minute, 100*time.Millisecond,
 		"the VMM keeps descriptors: %d, %d before", descriptors(t, pid), files)
 
-	require.Empty(t, relays(t, b), "goroutines of connections that are over")
 }
 
 // relays aborts a box's VMM, which then says what each of its goroutines does, and
