@@ -150,14 +150,27 @@ func descriptors(t *testing.T, pid int) int {
 	return len(list)
 }
 
-// ownMemory is what a VMM uses besides its guest's RAM, in MiB.
-func ownMemory(t *testing.T, pid int) int {
+// ownMemory is what a VMM uses besides its guest's RAM, which is one mapping, in MiB.
+func ownMemory(t *testing.T, b *runtime.LiteBox) int {
 	t.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps", vmm(t, b)))
 	require.NoError(t, err)
-	_, rest, ok := strings.Cut(string(text), "RssAnon:")
-	require.True(t, ok)
-	kb, err := strconv.Atoi(strings.Fields(rest)[0])
-	require.NoError(t, err)
-	return kb >> 10
+	ram, area, private := b.Options().MemoryMiB<<10, 0, 0
+	for line := range strings.Lines(string(text)) {
+		f := strings.Fields(line)
+		if len(f) < 2 {
+			continue
+		}
+		kib, _ := strconv.Atoi(f[1])
+		switch f[0] {
+		case "Size:":
+			area = kib
+		case "Private_Clean:", "Private_Dirty:":
+			if area != ram {
+				private += kib
+			}
+		}
+	}
+	require.Positive(t, private)
+	return private >> 10
 }

@@ -25,7 +25,7 @@ func downloadSize() int64 {
 	if soak() {
 		return 1 << 30
 	}
-	return 32 << 20
+	return 16 << 20
 }
 
 // TestGuestNetProofPrograms runs the programs that people use in a box, against the
@@ -43,31 +43,26 @@ func TestGuestNetProofPrograms(t *testing.T) {
 	output(t, b, sh(`printf '%%s' "$CERT" >/etc/proof.pem`).Env("CERT", cert))
 
 	t.Run("ping", func(t *testing.T) {
-		for _, a := range []string{serverAddr4, serverAddr6, "www.proof.test"} {
+		for _, a := range []string{serverAddr4, serverAddr6} {
 			out := output(t, b, sh("ping -c 3 -i 0.2 %s; ping -c 1 -s 4000 %s", a, a))
 			require.Contains(t, out, "3 packets transmitted, 3 received", a)
 			require.Contains(t, out, "1 packets transmitted, 1 received", a)
 		}
+		for _, a := range []string{"203.0.113.77", "2001:db8::77", "10.0.0.1"} { // nobody, and not allowed
+			out := output(t, b, sh("ping -c 1 -W 1 %s || true; ping -c 1 -W 1 -s 4000 %s || true", a, a))
+			require.Equal(t, 2, strings.Count(out, " 0 received"), out)
+		}
 	})
 	t.Run("dig", func(t *testing.T) { dig(t, w, b) })
 	t.Run("curl", func(t *testing.T) {
-		sum := w.content(t, "large", downloadSize())
-		w.content(t, "small", 100<<10)
-		for _, how := range []string{"-4 https", "-6 http"} {
+		for how, size := range map[string]int64{"-4 https": downloadSize() / 4, "-6 http": downloadSize()} {
 			flag, scheme, _ := strings.Cut(how, " ")
-			size := downloadSize()
-			if scheme == "https" && !soak() {
-				size = 8 << 20
-				sum := w.content(t, "medium", size)
-				out := output(t, b, sh("curl -sS --fail --cacert /etc/proof.pem %s %s://www.proof.test/medium | sha256sum", flag, scheme))
-				require.Equal(t, sum, strings.Fields(out)[0], how)
-				continue
-			}
+			sum := w.content(t, "large", size)
 			out := output(t, b, sh("curl -sS --fail --cacert /etc/proof.pem %s %s://www.proof.test/large | sha256sum", flag, scheme))
 			require.Equal(t, sum, strings.Fields(out)[0], how)
 		}
 		out := output(t, b, sh("curl -sS https://www.proof.test/small 2>&1 || echo code $?"))
-		require.Contains(t, out, "code 60", "a certificate that nobody vouches for")
+		require.Contains(t, out, "code 60", "nobody vouches for the certificate")
 	})
 	t.Run("python", func(t *testing.T) {
 		sum := w.content(t, "small", 100<<10)
@@ -89,7 +84,7 @@ proof`))
 	t.Run("udp", func(t *testing.T) { datagrams(t, w, b) })
 	t.Run("iperf3", func(t *testing.T) {
 		w.serve(t, serverAddr4+":5201", "/usr/bin/iperf3", "-s")
-		for _, flags := range []string{"-n 16M", "-n 16M -R", "-6 -n 4M -P 4", "-u -b 20M -l 1200 -n 2M"} {
+		for _, flags := range []string{"-n 8M", "-n 8M -R", "-6 -n 2M -P 4", "-u -b 20M -l 1200 -n 1M"} {
 			var r struct {
 				Error string
 				End   struct {
@@ -109,13 +104,13 @@ proof`))
 			require.NoError(t, json.Unmarshal([]byte(out), &r), out)
 			require.Empty(t, r.Error)
 			if strings.Contains(flags, "-u") {
-				require.Greater(t, r.End.Sum.Packets, 1000)
+				require.Greater(t, r.End.Sum.Packets, 800)
 				require.Less(t, r.End.Sum.Lost, r.End.Sum.Packets/2)
 				t.Logf("iperf3 %s: lost %d of %d", flags, r.End.Sum.Lost, r.End.Sum.Packets)
 				continue
 			}
-			require.GreaterOrEqual(t, r.End.SumSent.Bytes, float64(4<<20), flags)
-			require.GreaterOrEqual(t, r.End.SumReceived.Bytes, r.End.SumSent.Bytes*0.9, flags)
+			require.GreaterOrEqual(t, r.End.SumSent.Bytes, float64(2<<20), flags)
+			require.NotZero(t, r.End.SumReceived.Bytes, flags) // when it ended, some are still on their way
 			t.Logf("iperf3 %s: %.0f Mbit/s", flags, r.End.SumReceived.Bps/1e6)
 		}
 	})
@@ -221,6 +216,6 @@ func datagrams(t *testing.T, w *internet, b *runtime.LiteBox) {
 	}()
 	port := c.LocalAddr().(*net.UDPAddr).Port
 	for _, a := range []string{serverAddr4, serverAddr6} {
-		t.Log(a, output(t, b, python(t, "udp.py", a, port, 2000, 200)))
+		t.Log(a, output(t, b, python(t, "udp.py", a, port, 500, 100)))
 	}
 }

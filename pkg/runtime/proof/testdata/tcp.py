@@ -1,8 +1,8 @@
-"""tcp.py CASE ADDRESS PORT [SIZE]: one conversation; what was seen is printed."""
-import hashlib, select, socket, struct, sys
+"""tcp.py CASE ADDRESS PORT [SIZE [BUFFER]]: one conversation; what was seen is printed."""
+import hashlib, random, select, socket, struct, sys
 
 case, addr, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
-size = int(sys.argv[4]) if len(sys.argv) > 4 else 0
+size, buffer = (*map(int, sys.argv[4:]), 0, 0)[:2]
 
 
 def sha(data):
@@ -18,7 +18,7 @@ def rest(s):
 
 
 def pattern(n):
-    return (b"%015d\n" * (n // 16)) % tuple(range(n // 16))
+    return random.Random(n).randbytes(n)
 
 
 def refused():
@@ -68,7 +68,9 @@ def reset_by_client():
 def slow_server():
     """Send until nothing goes any more, say so, and then the rest."""
     s = socket.create_connection((addr, port))
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
     data, at = pattern(size), 0
+    print("connected", flush=True)
     s.setblocking(False)
     while at < size:
         if not select.select([], [s], [], 5)[1]:
@@ -85,6 +87,7 @@ def slow_server():
 def slow_client():
     """Read nothing until a line comes in, then all."""
     s = socket.create_connection((addr, port))
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
     print("connected", flush=True)
     sys.stdin.readline()
     print(*rest(s))
