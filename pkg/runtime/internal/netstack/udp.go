@@ -104,12 +104,12 @@ func (t *udpTable) flow(key udpKey) *udpFlow {
 		}
 		delete(t.flows, key)
 	}
-	if t.flows == nil || t.opening >= maxOpening {
+	if t.flows == nil || t.opening >= t.net.limit.opening {
 		return nil
 	}
 	f = &udpFlow{key: key}
 	f.used.Store(now)
-	if len(t.flows) >= maxUDP {
+	if len(t.flows) >= t.net.limit.udp {
 		t.evict()
 	}
 	if !t.net.spawn(func() { t.serve(f) }) {
