@@ -216,16 +216,18 @@ func (t *udpTable) open(f *udpFlow, flow *Flow) (release func(), err error) {
 		t.net.count.denied.Add(1)
 		return nil, errDenied
 	}
+	release = t.net.cfg.Policy.Hold(f.key.dst.Addr())
 	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(hostSide(f.key.dst)))
 	if err != nil {
+		release()
 		return nil, err
 	}
 	to, err := newSender(conn)
 	if err != nil {
+		release()
 		conn.Close()
 		return nil, err
 	}
-	release = t.net.cfg.Policy.Hold(f.key.dst.Addr())
 	f.begin(t, conn, to)
 	return release, nil
 }
