@@ -97,7 +97,7 @@ func newGuest(t *testing.T, cfg Config) *guest {
 
 // What tests wait for at most, and how often they look.
 const (
-	waitLong = 30 * time.Second
+	waitLong = 2 * time.Minute
 	tick     = time.Millisecond
 )
 

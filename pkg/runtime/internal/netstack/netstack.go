@@ -78,6 +78,7 @@ type Network struct {
 	ping  *pinger
 	ports *portTable
 	count counters
+	limit limits
 
 	queries atomic.Int64 // under way at the name server
 
@@ -121,7 +122,7 @@ func New(cfg Config) (*Network, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	n := &Network{cfg: cfg, log: cfg.Log}
+	n := &Network{cfg: cfg, log: cfg.Log, limit: processLimits()}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.stack = stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},

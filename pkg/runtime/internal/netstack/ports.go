@@ -212,7 +212,7 @@ func (t *portTable) forward(o *openPort, conn *net.TCPConn) {
 		t.net.report(&flow)
 	}
 	defer f.open.Add(-1)
-	if f.open.Add(1) > maxTCP {
+	if f.open.Add(1) > f.net.limit.tcp {
 		fail(errors.New("too many connections"))
 		return
 	}

@@ -71,6 +71,7 @@ func (r *relay) run() error {
 		r.cut(err)
 	}
 	down.Wait()
+	r.once.Do(func() {}) // from here on it is too late to cut it
 	return r.why
 }
 

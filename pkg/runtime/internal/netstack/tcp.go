@@ -53,7 +53,7 @@ type tcpForwarder struct {
 
 func newTCPForwarder(n *Network) *tcpForwarder {
 	f := &tcpForwarder{net: n, relays: make(map[*relay]struct{}), dialer: net.Dialer{Timeout: dialTimeout}, where: hostSide}
-	f.forward = tcp.NewForwarder(n.stack, firstWindow, maxOpening, func(r *tcp.ForwarderRequest) {
+	f.forward = tcp.NewForwarder(n.stack, firstWindow, n.limit.opening, func(r *tcp.ForwarderRequest) {
 		if !n.spawn(func() { f.accept(r) }) {
 			r.Complete(true)
 		}
@@ -96,7 +96,7 @@ func (f *tcpForwarder) accept(r *tcp.ForwarderRequest) {
 		flow.Err = err.Error()
 		f.net.report(&flow)
 	}
-	if f.open.Add(1) > maxTCP {
+	if f.open.Add(1) > f.net.limit.tcp {
 		f.open.Add(-1)
 		f.net.count.tcpErrors.Add(1)
 		fail(errors.New("too many connections"))

@@ -104,12 +104,12 @@ func (t *udpTable) flow(key udpKey) *udpFlow {
 		}
 		delete(t.flows, key)
 	}
-	if t.flows == nil || t.opening >= maxOpening {
+	if t.flows == nil || t.opening >= t.net.limit.opening {
 		return nil
 	}
 	f = &udpFlow{key: key}
 	f.used.Store(now)
-	if len(t.flows) >= maxUDP {
+	if len(t.flows) >= t.net.limit.udp {
 		t.evict()
 	}
 	if !t.net.spawn(func() { t.serve(f) }) {
@@ -216,16 +216,18 @@ func (t *udpTable) open(f *udpFlow, flow *Flow) (release func(), err error) {
 		t.net.count.denied.Add(1)
 		return nil, errDenied
 	}
+	release = t.net.cfg.Policy.Hold(f.key.dst.Addr())
 	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(hostSide(f.key.dst)))
 	if err != nil {
+		release()
 		return nil, err
 	}
 	to, err := newSender(conn)
 	if err != nil {
+		release()
 		conn.Close()
 		return nil, err
 	}
-	release = t.net.cfg.Policy.Hold(f.key.dst.Addr())
 	f.begin(t, conn, to)
 	return release, nil
 }
