@@ -31,6 +31,10 @@ const (
 	maxBuffer   = 4 << 20
 	minBuffer   = 32 << 10
 	bufferTotal = 64 << 20
+	// openBuffer is the receive buffer that a connection starts with. The stack offers
+	// half of it as a window, and Linux sends no segment larger than half a window: with
+	// less than 256 KiB the guest would send segments of less than 64 KiB.
+	openBuffer = 1 << 20
 
 	timeWait = 5 * time.Second // the guest is one hop away, and orderly
 )
@@ -49,7 +53,7 @@ type tcpForwarder struct {
 
 func newTCPForwarder(n *Network) *tcpForwarder {
 	f := &tcpForwarder{net: n, relays: make(map[*relay]struct{}), dialer: net.Dialer{Timeout: dialTimeout}, where: hostSide}
-	f.forward = tcp.NewForwarder(n.stack, minBuffer*2, maxOpening, func(r *tcp.ForwarderRequest) {
+	f.forward = tcp.NewForwarder(n.stack, openBuffer, maxOpening, func(r *tcp.ForwarderRequest) {
 		if !n.spawn(func() { f.accept(r) }) {
 			r.Complete(true)
 		}
