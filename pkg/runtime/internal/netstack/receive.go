@@ -15,7 +15,7 @@ import (
 
 // Receive implements [vnet.Host]: a frame of the guest. It is copied once and
 // judged on the copy.
-func (l *link) Receive(_ int, _ *vnet.Header, v [][]byte) {
+func (l *link) Receive(q int, _ *vnet.Header, v [][]byte) {
 	size := queue.Len(v)
 	c := &l.net.count
 	c.sentFrames.Add(1)
@@ -31,6 +31,7 @@ func (l *link) Receive(_ int, _ *vnet.Header, v [][]byte) {
 	queue.Gather(eth[:], v)
 	view := buffer.NewViewSize(size - ethernetHeader)
 	gatherFrom(view.AsSlice(), v, ethernetHeader)
+	l.queues[q].lull.received(view.AsSlice())
 	l.judge(header.Ethernet(eth[:]).Type(), view)
 }
 

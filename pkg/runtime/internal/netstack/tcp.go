@@ -29,11 +29,16 @@ const (
 	// A connection's buffers in the stack, one each way, are large while there are
 	// few, so that one is fast, and small when there are many: each way all of them
 	// have bufferTotal, and minBuffer each on top of that.
-	maxBuffer     = 4 << 20
-	defaultBuffer = 1 << 20
-	minBuffer     = 16 << 10
-	bufferTotal   = 64 << 20
-	firstWindow   = 64 << 10 // that a SYN is answered with
+	maxBuffer   = 4 << 20
+	minBuffer   = 16 << 10
+	bufferTotal = 64 << 20
+	// openBuffer is the receive buffer that a connection starts with. The stack offers
+	// half of it as a window, and Linux sends no segment larger than half a window: with
+	// less than 256 KiB the guest would send segments of less than 64 KiB.
+	openBuffer = 1 << 20
+	// firstWindow is what a SYN is answered with, before it is known how many there
+	// will be: what was offered cannot be taken back.
+	firstWindow = 64 << 10
 
 	timeWait = 5 * time.Second // the guest is one hop away, and orderly
 )
@@ -65,8 +70,8 @@ func newTCPForwarder(n *Network) *tcpForwarder {
 func (f *tcpForwarder) tune() error {
 	s := f.net.stack
 	sack, moderate := tcpip.TCPSACKEnabled(true), tcpip.TCPModerateReceiveBufferOption(true)
-	rcv := tcpip.TCPReceiveBufferSizeRangeOption{Min: minBuffer, Default: defaultBuffer, Max: maxBuffer}
-	snd := tcpip.TCPSendBufferSizeRangeOption{Min: minBuffer, Default: defaultBuffer, Max: maxBuffer}
+	rcv := tcpip.TCPReceiveBufferSizeRangeOption{Min: minBuffer, Default: openBuffer, Max: maxBuffer}
+	snd := tcpip.TCPSendBufferSizeRangeOption{Min: minBuffer, Default: openBuffer, Max: maxBuffer}
 	wait, linger := tcpip.TCPTimeWaitTimeoutOption(timeWait), tcpip.TCPLingerTimeoutOption(30*time.Second)
 	for _, o := range []tcpip.SettableTransportProtocolOption{&sack, &moderate, &rcv, &snd, &wait, &linger} {
 		if err := s.SetTransportProtocolOption(tcp.ProtocolNumber, o); err != nil {
@@ -159,7 +164,7 @@ func (f *tcpForwarder) prepare(ep tcpip.Endpoint) (size int64) {
 		}
 	}
 	// A forwarded connection has the buffer of its handshake, and nothing makes it grow.
-	o.SetReceiveBufferSize(min(max(size, minBuffer), defaultBuffer), true)
+	o.SetReceiveBufferSize(min(max(size, minBuffer), openBuffer), true)
 	if size < maxBuffer {
 		o.SetSendBufferSize(max(size, minBuffer), true) // which ends its growth
 	}

@@ -42,7 +42,7 @@ func TestTCPBuffers(t *testing.T) {
 		}
 		return 0, 0
 	}
-	for used, want := range map[int64]int64{0: defaultBuffer, bufferTotal - 16*minBuffer*8: 8 * minBuffer, bufferTotal: minBuffer} {
+	for used, want := range map[int64]int64{0: openBuffer, bufferTotal - 16*minBuffer*8: 8 * minBuffer, bufferTotal: minBuffer} {
 		g.net.tcp.buffers.Add(used)
 		c, err := g.dial(addr)
 		require.NoError(t, err)
