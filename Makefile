@@ -10,7 +10,7 @@ GOFILES     := $(shell git ls-files -co --exclude-standard '*.go' '*.s' go.mod g
 FUZZTIME    ?= 5s
 export CGO_ENABLED := 0
 
-.PHONY: all help build kernel initramfs pin images examples run test lint unit fuzz test-kvm test-all bench clean
+.PHONY: all help build kernel initramfs pin images large-images examples run test lint unit fuzz test-kvm test-all bench clean
 
 all: build ## build everything: kernel, initramfs and the boxlite binary
 
@@ -51,6 +51,9 @@ images: build/images/.done ## the Debian and busybox images of `make run` and th
 build/images/.done: $(wildcard testdata/images/* testdata/images/*/*)
 	testdata/images/build
 	@touch $@
+
+large-images: build ## the images of real programs that a few tests use, as these use them
+	testdata/tools/large-images debian-net debian-tools
 
 run: build images ## run Debian's python3 in a box, here and now
 	testdata/run build/images/debian-python -- python3 -c 'import platform; print(platform.uname())'

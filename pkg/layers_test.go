@@ -55,12 +55,13 @@ var layers = map[string][]string{
 	"pkg/runtime/internal/vmm": {
 		"pkg/runtime/internal/netstack", "pkg/runtime/internal/netstack/egress", "pkg/runtime/internal/netstack/dnsproxy", "pkg/virtio/net",
 		"pkg/runtime/internal/boxlog", "pkg/runtime/internal/guest", "pkg/agentapi", "pkg/machine", "pkg/hv", "pkg/virtio",
-		"pkg/virtio/blk", "pkg/virtio/rng", "pkg/virtio/vsock", "pkg/virtio/console",
+		"pkg/virtio/blk", "pkg/virtio/rng", "pkg/virtio/vsock", "pkg/virtio/console", "pkg/virtio/fs",
 	},
 	"pkg/runtime/internal/assets/...": {"pkg/runtime/internal/assets/..."},
 	"pkg/runtime": {
 		"pkg/machine/machinetest", "pkg/runtime/internal/...", "pkg/agentapi", "pkg/oci", "pkg/machine", "pkg/hv",
 	},
+	"pkg/runtime/proof": {},
 	"cmd/boxlite/...": {
 		"cmd/boxlite/...", "pkg/runtime", "pkg/oci/...", "pkg/machine", "pkg/hv", "pkg/kvm", "pkg/virtio", "pkg/virtio/blk", "pkg/virtio/rng", "pkg/virtio/console",
 	},

@@ -106,7 +106,7 @@ func TestListShows(t *testing.T) {
 	r := do("ps", "-aq")
 	require.Equal(t, result{ids["db"] + "\n" + ids["web-2"] + "\n" + ids["web"] + "\n", "", 0}, r)
 	lines := strings.Split(do("ls", "-a").stdout, "\n")
-	require.Equal(t, strings.Fields("ID NAME IMAGE COMMAND STATUS CREATED"), strings.Fields(lines[0]))
+	require.Equal(t, strings.Fields("ID NAME IMAGE COMMAND STATUS CREATED PORTS"), strings.Fields(lines[0]))
 	id := strings.Fields(lines[1])[0]
 	require.GreaterOrEqual(t, len(id), shortID)
 	require.Equal(t, id+"\n", do("inspect", "-f", "{{slice .ID 0 "+fmtInt(len(id))+"}}", id).stdout, "a shown id names its box")
@@ -339,6 +339,8 @@ func TestCommandsAreComplete(t *testing.T) {
 			want := "IMAGE|NAME"
 			if how.boxes != nil {
 				want = "BOX"
+			} else if how.volumes {
+				want = "VOLUME"
 			}
 			require.Regexp(t, want, c.Use, name)
 		}

@@ -49,6 +49,7 @@ type boxFlags struct {
 	entrypoint string
 	labels     []string
 	network    networkFlags
+	volumes    volumeFlags
 
 	root    runtime.RootfsSpec
 	command []string
@@ -65,6 +66,7 @@ func (o *boxFlags) add(c *cobra.Command) {
 	f.StringVar(&o.rootfs, "rootfs", "", "boot from a prepared root filesystem: a folder with the files, or an OCI layout")
 	f.StringVar(&o.entrypoint, "entrypoint", "", `program to run in place of the image's entrypoint; "" for none`)
 	o.network.add(c)
+	o.volumes.add(c)
 	f.StringArrayVarP(&o.labels, "label", "l", nil, "label the box with NAME=VALUE, or NAME")
 }
 
@@ -117,8 +119,12 @@ func (o *boxFlags) options(c *cobra.Command, args []string) (runtime.BoxOptions,
 	if err != nil {
 		return none, err
 	}
+	volumes, tmpfs, err := o.volumes.spec(what)
+	if err != nil {
+		return none, err
+	}
 	return runtime.BoxOptions{
-		Network: network, Ports: ports,
+		Network: network, Ports: ports, Volumes: volumes, Tmpfs: tmpfs,
 		CPUs: o.cpus, MemoryMiB: o.memory, DiskSizeGB: o.disk, Rootfs: o.root, Env: env, Labels: labels,
 		WorkingDir: o.workdir, User: o.user, KeepOnStop: !o.remove, Main: main,
 	}, nil

@@ -49,10 +49,11 @@ const completionLimit = 2 * time.Second
 
 // completer says what the arguments of a command are.
 type completer struct {
-	boxes func(runtime.BoxStatus) bool // that it takes; nil: it takes images
-	many  bool                         // any number of them, else just the first argument
-	files bool                         // files as well
-	after string                       // what follows a box's name before it is complete
+	boxes   func(runtime.BoxStatus) bool // that it takes; nil: it takes images
+	volumes bool                         // it takes volumes
+	many    bool                         // any number of them, else just the first argument
+	files   bool                         // files as well
+	after   string                       // what follows a box's name before it is complete
 }
 
 func anyStatus(runtime.BoxStatus) bool { return true }
@@ -90,6 +91,8 @@ var completers = map[string]completer{
 	"port rm":  {boxes: runtime.BoxStatus.IsRunning},
 	"wait":     {boxes: anyStatus, many: true},
 
+	"network log": {boxes: anyStatus},
+
 	"cp": {boxes: anyStatus, many: true, files: true, after: ":"},
 
 	"create":        {files: true},
@@ -103,6 +106,9 @@ var completers = map[string]completer{
 	"rmi":           {many: true},
 	"run":           {files: true},
 	"save":          {many: true},
+
+	"volume inspect": {volumes: true, many: true},
+	"volume rm":      {volumes: true, many: true},
 }
 
 // completeArguments gives a command, and those below it, their completion.
@@ -122,6 +128,9 @@ func completeArguments(c *cobra.Command, g *globalOptions) {
 			directive := cobra.ShellCompDirectiveNoFileComp
 			if how.files {
 				directive = cobra.ShellCompDirectiveDefault
+			}
+			if how.volumes {
+				return beginning(completeVolumes(c.Context(), g, args), typed), directive
 			}
 			if how.boxes == nil {
 				return beginning(completeImages(c.Context(), g), typed), directive
@@ -181,6 +190,22 @@ func completeBoxes(ctx context.Context, g *globalOptions, how completer, given [
 		for _, b := range boxes {
 			if id := string(b.ID); how.boxes(b.Status) && !have[id] && !have[b.Name] {
 				out = append(out, cobra.CompletionWithDesc(orElse(b.Name, id)+how.after, string(b.Status)+", "+b.Image))
+			}
+		}
+	})
+	return out
+}
+
+// completeVolumes are the names of volumes, except those that are given already.
+func completeVolumes(ctx context.Context, g *globalOptions, given []string) (out []string) {
+	forCompletion(ctx, g, func(ctx context.Context, rt *runtime.Runtime) {
+		list, err := rt.Volumes(ctx)
+		if err != nil {
+			return
+		}
+		for _, v := range list {
+			if !slices.Contains(given, v.Name) {
+				out = append(out, v.Name)
 			}
 		}
 	})

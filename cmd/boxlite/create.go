@@ -30,7 +30,7 @@ boxlite start starts it.`,
 					return interrupted(boot, err)
 				}
 				if err := box.Pull(boot); err != nil {
-					return errors.Join(interrupted(boot, err), rt.Remove(cmd.Context(), string(box.ID()), true))
+					return errors.Join(interrupted(boot, err), rt.RemoveWith(cmd.Context(), string(box.ID()), runtime.RemoveOptions{Force: true, Volumes: true}))
 				}
 				say(box.ID())
 				return nil

@@ -29,24 +29,9 @@ kept with the box. With --console it is what the box's kernel printed.`,
   boxlite logs --console -f web`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			o := runtime.LogOptions{Follow: follow}
-			if tail != "all" {
-				n, err := strconv.Atoi(tail)
-				if err != nil || n < 0 {
-					return fmt.Errorf("logs: -n %q: want a number of lines, or all", tail)
-				}
-				if o.Tail = n; n == 0 {
-					o.Since = time.Now()
-				}
-			}
-			if since != "" {
-				at, err := parseTime(since, time.Now())
-				if err != nil {
-					return fmt.Errorf("logs: --since: %w", err)
-				}
-				if at.After(o.Since) {
-					o.Since = at
-				}
+			o, err := logOptions("logs", tail, since, follow)
+			if err != nil {
+				return err
 			}
 			if console && (since != "" || timestamps) {
 				return errors.New("logs: --console goes with -f and -n only: what the kernel prints has no times")
@@ -85,6 +70,30 @@ kept with the box. With --console it is what the box's kernel printed.`,
 	f.BoolVarP(&timestamps, "timestamps", "t", false, "begin each line with its time")
 	f.BoolVar(&console, "console", false, "show what the kernel and init printed instead")
 	return c
+}
+
+// logOptions are what -f, -n and --since of a command say.
+func logOptions(what, tail, since string, follow bool) (o runtime.LogOptions, err error) {
+	o.Follow = follow
+	if tail != "all" {
+		n, err := strconv.Atoi(tail)
+		if err != nil || n < 0 {
+			return o, fmt.Errorf("%s: -n %q: want a number of lines, or all", what, tail)
+		}
+		if o.Tail = n; n == 0 {
+			o.Since = time.Now()
+		}
+	}
+	if since != "" {
+		at, err := parseTime(since, time.Now())
+		if err != nil {
+			return o, fmt.Errorf("%s: --since: %w", what, err)
+		}
+		if at.After(o.Since) {
+			o.Since = at
+		}
+	}
+	return o, nil
 }
 
 // printLogs copies a log's streams to ours.

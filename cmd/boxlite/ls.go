@@ -59,12 +59,12 @@ pass one of those of each kind, except labels, of which it must have all.`,
 					boxes[i] = asShell(boxes[i])
 				}
 				now := time.Now()
-				return list(&stdout, f, boxes, []string{"ID", "NAME", "IMAGE", "COMMAND", "STATUS", "CREATED"}, func(b runtime.BoxInfo) []string {
+				return list(&stdout, f, boxes, []string{"ID", "NAME", "IMAGE", "COMMAND", "STATUS", "CREATED", "PORTS"}, func(b runtime.BoxInfo) []string {
 					id, command := string(b.ID), commandText(b.Command, whole)
 					if short > 0 {
 						id = id[:min(short, len(id))]
 					}
-					return []string{id, b.Name, b.Image, command, statusText(b, now), age(b.CreatedAt)}
+					return []string{id, b.Name, b.Image, command, statusText(b, now), age(b.CreatedAt), portsText(b.Ports)}
 				})
 			})
 		},
@@ -124,6 +124,15 @@ func commandText(argv []string, whole bool) string {
 		text = append(text[:commandWidth-1:commandWidth-1], '…')
 	}
 	return strconv.Quote(string(text))
+}
+
+// portsText are the ports of this machine that lead to a box, as docker has them.
+func portsText(ports []runtime.PortSpec) string {
+	list := make([]string, len(ports))
+	for i, p := range ports {
+		list[i] = p.String()
+	}
+	return strings.Join(list, ", ")
 }
 
 // statusText is a box's status and how long it has been so.

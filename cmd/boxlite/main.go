@@ -70,7 +70,7 @@ func chooseCodes(c *cobra.Command, g *globalOptions) {
 		chooseCodes(sub, g)
 	}
 	run := c.RunE
-	if run == nil || c.Name() == "run" || c.Name() == "create" {
+	if run == nil || c.Parent() == c.Root() && (c.Name() == "run" || c.Name() == "create") {
 		return
 	}
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -106,7 +106,7 @@ have 125 where others have 1.`,
 	c.AddCommand(
 		runCommand(g), createCommand(g), startCommand(g), attachCommand(g), logsCommand(g), waitCommand(g), execCommand(g),
 		listCommand(g), inspectCommand(g), stopCommand(g), restartCommand(g), killCommand(g), removeCommand(g), renameCommand(g), eventsCommand(g),
-		copyCommand(g), topCommand(g), statsCommand(g), portCommand(g),
+		copyCommand(g), topCommand(g), statsCommand(g), portCommand(g), networkCommand(g), volumeCommand(g),
 		pullCommand(g), listImagesCommand(g, "images"), imageCommand(g), removeImageCommand(g, "rmi"), saveCommand(g), loadCommand(g), pruneCommand(g), systemCommand(g), kernelCommand(g),
 		infoCommand(g), vmCommand(), doctorCommand(), versionCommand(), completionCommand(),
 	)

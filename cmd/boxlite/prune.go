@@ -9,13 +9,14 @@ import (
 
 // pruneCommand is `boxlite prune` and `boxlite system prune`.
 func pruneCommand(g *globalOptions) *cobra.Command {
-	var all, force bool
+	var all, force, volumes bool
 	c := &cobra.Command{
 		Use:   "prune [flags]",
 		Short: "Remove stopped boxes, unused images and other leftovers",
 		Long: `Removes all stopped boxes with their disks, images that no name leads to any
 more, downloads that were given up, and kernels of other versions; with -a all
-images that no box is made from. Asks first; in a pipe it needs -f.`,
+images that no box is made from. Volumes stay; with --volumes those go whose names
+were made up and that no box names any more. Asks first; in a pipe it needs -f.`,
 		Example: `  boxlite prune
   boxlite prune -a -f`,
 		Args: cobra.NoArgs,
@@ -24,13 +25,17 @@ images that no box is made from. Asks first; in a pipe it needs -f.`,
 			if all {
 				what[1] = "all images that no box is made from"
 			}
+			if volumes {
+				what = append(what, "anonymous volumes that no box names, with their content")
+			}
 			if err := confirm("prune", force, "This removes:\n  - "+strings.Join(what, "\n  - ")+"\nGo on?"); err != nil {
 				return err
 			}
-			return prune(cmd, g, runtime.PruneOptions{Boxes: true, AllImages: all})
+			return prune(cmd, g, runtime.PruneOptions{Boxes: true, AllImages: all, Volumes: volumes})
 		},
 	}
 	pruneFlags(c, &all, &force)
+	c.Flags().BoolVar(&volumes, "volumes", false, "also anonymous volumes that no box names")
 	return c
 }
 
@@ -69,6 +74,9 @@ func prune(cmd *cobra.Command, g *globalOptions, o runtime.PruneOptions) error {
 		rep, err := rt.Prune(cmd.Context(), o)
 		for _, b := range rep.Boxes {
 			say("Box:", strings.TrimSpace(string(b.ID)+" "+b.Name))
+		}
+		for _, v := range rep.Volumes {
+			say("Volume:", v.Name)
 		}
 		printRemoved(rep.Images)
 		say("Freed:", size(rep.Freed))

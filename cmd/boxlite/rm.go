@@ -9,13 +9,15 @@ import (
 )
 
 func removeCommand(g *globalOptions) *cobra.Command {
-	var force, all bool
+	var force, all, volumes bool
 	c := &cobra.Command{
 		Use:   "rm [flags] BOX...",
 		Short: "Remove boxes and their disks",
 		Long: `Removes boxes, named by id, by the beginning of an id, or by name, with their
 disks and logs, and prints what was removed. A running box is left alone unless
 -f kills it first; with -f a box that is not there is told of, but no failure.
+Folders of this machine and volumes with names of their own stay, whatever else
+goes; so do anonymous volumes without -v.
 
 With --all it is every box of the home directory. That asks first, on a
 terminal; elsewhere it needs -f.`,
@@ -49,7 +51,7 @@ terminal; elsewhere it needs -f.`,
 				ctx, stop := untilSignal(cmd.Context())
 				defer stop()
 				return onBoxes(ctx, args, func(name string) error {
-					err := rt.Remove(ctx, name, force)
+					err := rt.RemoveWith(ctx, name, runtime.RemoveOptions{Force: force, Volumes: volumes})
 					if force && errors.Is(err, runtime.ErrNotFound) {
 						warn(err) // as docker does
 						return errNothingDone
@@ -61,6 +63,7 @@ terminal; elsewhere it needs -f.`,
 	}
 	f := c.Flags()
 	f.BoolVarP(&force, "force", "f", false, "kill running boxes first, and do not ask")
+	f.BoolVarP(&volumes, "volumes", "v", false, "remove the anonymous volumes that were made for them, too")
 	f.BoolVarP(&all, "all", "a", false, "every box there is")
 	return c
 }

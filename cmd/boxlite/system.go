@@ -29,7 +29,7 @@ type usageRow struct {
 	Total       int   // things there are
 	Active      int   // of which in use
 	Size        int64 // of all
-	Reclaimable int64 // that prune -a would free
+	Reclaimable int64 // that prune -a, or volume prune -a, would free
 }
 
 func diskUsageCommand(g *globalOptions) *cobra.Command {
@@ -38,8 +38,9 @@ func diskUsageCommand(g *globalOptions) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "df [flags]",
 		Short: "Show what takes up how much space",
-		Long: `Shows the bytes that images, boxes, kernels and unfinished downloads take up on
-disk, and how much of it boxlite prune -a would free. Layers that images share
+		Long: `Shows the bytes that images, boxes, volumes, kernels and unfinished downloads take
+up on disk, and how much of it boxlite prune -a and boxlite volume prune -a would
+free. Layers that images share
 count once; disks of boxes count with what is stored of them. The kernel that is
 built into boxlite is in the home directory, and counts, once a box has started.`,
 		Example: `  boxlite system df
@@ -64,7 +65,7 @@ built into boxlite is in the home directory, and counts, once a box has started.
 		},
 	}
 	addFormat[usageRow](c, &f, "", "{{.Type}} {{.Size}}")
-	c.Flags().BoolVarP(&verbose, "verbose", "v", false, "each image and box")
+	c.Flags().BoolVarP(&verbose, "verbose", "v", false, "each image, box and volume")
 	return c
 }
 
@@ -92,7 +93,16 @@ func usageRows(u runtime.DiskUsage) []usageRow {
 			boxes.Reclaimable += n
 		}
 	}
-	return []usageRow{images, boxes,
+	volumes := usageRow{Type: "Volumes", Total: len(u.Volumes)}
+	for _, v := range u.Volumes {
+		volumes.Size += v.Size
+		if len(v.Info.Boxes) > 0 {
+			volumes.Active++
+		} else {
+			volumes.Reclaimable += v.Size
+		}
+	}
+	return []usageRow{images, boxes, volumes,
 		{Type: "Kernels", Total: u.KernelCount, Active: u.KernelCount - u.UnusedKernelCount, Size: u.Kernels, Reclaimable: u.UnusedKernels},
 		{Type: "Downloads", Size: u.Images.Unfinished, Reclaimable: u.Images.Unfinished}}
 }
@@ -111,6 +121,10 @@ func printUsage(u runtime.DiskUsage) error {
 	fmt.Fprintln(w, "\nBOX\tNAME\tSTATUS\tDISK\tLOGS")
 	for _, b := range u.Boxes {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", b.Info.ID, b.Info.Name, b.Info.Status, size(b.Disk), size(b.Logs))
+	}
+	fmt.Fprintln(w, "\nVOLUME\tSIZE\tUSED BY")
+	for _, v := range u.Volumes {
+		fmt.Fprintf(w, "%s\t%s\t%s\n", v.Info.Name, size(v.Size), strings.Join(v.Info.Boxes, ", "))
 	}
 	fmt.Fprintf(w, "\nKernels:\t%s\n", size(u.Kernels))
 	fmt.Fprintf(w, "Unfinished downloads:\t%s\n", size(u.Images.Unfinished))

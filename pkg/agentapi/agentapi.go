@@ -29,7 +29,7 @@ package agentapi
 
 // Version is the protocol's version. Host and guest must agree on it exactly:
 // both come out of one build.
-const Version = 3
+const Version = 4
 
 // vsock ports. The host listens on PortControl for the agent's first call; the
 // guest listens on both.

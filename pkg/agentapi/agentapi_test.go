@@ -20,7 +20,7 @@ func samples() []Message {
 		&Hello{Version: Version, Agent: "v1", Kernel: "6.12.0", CPUs: 2, Memory: 1 << 28, Init: time.Millisecond, Dialed: time.Second, Ready: true},
 		&Setup{
 			Version: Version, Root: Root{Kind: RootDisk, Lower: "/dev/vda", Type: "erofs", Upper: "/dev/vdb", Size: 10 << 30},
-			Hostname: "box", Hosts: []Host{{Addr: "10.0.0.1", Names: []string{"a", "b"}}, {Addr: "::1"}},
+			Hostname: "box", Hosts: []Host{{Addr: "10.0.0.1", Names: []string{"a", "b"}}, {Addr: "::1"}}, User: "a:b",
 			Network: Network{
 				Link: "eth0", Addrs: []Prefix{{"\xc0\xa8\x7f\x02", 24}}, Gateways: []string{"\xc0\xa8\x7f\x01"},
 				Neighbours: []Neighbour{{"\xc0\xa8\x7f\x01", "\x5a\x94\xef\xe4\x0c\xdd"}},
@@ -29,7 +29,7 @@ func samples() []Message {
 			Shm: 1 << 26, Orphan: -1, Log: LogDebug, NoCgroup: true, MaxExecs: 7, ExitLinger: 3, StreamGrace: 4,
 		},
 		&Setup{},
-		&Ready{Steps: []Step{{Name: "mount", Took: 5}, {}}, At: 9, Disk: 10},
+		&Ready{Steps: []Step{{Name: "mount", Took: 5}, {}}, At: 9, Disk: 10, UID: 11, GID: 12},
 		&ExecSpec{
 			ID: 1 << 63, Args: []string{"sh", "-c", "echo ä\x00\xff"}, Env: []string{"K=V"}, Dir: "/w", User: "a:b", TTY: true,
 			Rows: 24, Cols: 80, Streams: WantAll, Timeout: time.Hour, Grace: -1, Detach: true,
@@ -48,6 +48,10 @@ func samples() []Message {
 			Uptime: 1, CPUUser: 2, CPUSystem: 3, CPUIdle: 4, CPUSteal: 5, MemTotal: 6, MemFree: 7, MemAvail: 8, MemCache: 9, SwapTotal: 10,
 			SwapFree: 11, Load: [3]uint32{12, 13, 14}, Processes: 15, Threads: 16, DiskTotal: 17, DiskUsed: 18, BlockRead: 19, BlockWrite: 20,
 		},
+		&Mount{}, &Mount{Points: []MountPoint{
+			{Kind: MountShare, Path: "/a", ReadOnly: true, NoExec: true, Tag: "v0", File: "f", Populate: true},
+			{Kind: MountTmpfs, Path: "/b", Size: 1 << 40, Mode: 0o755}, {},
+		}},
 		&Error{Code: CodeSetup, Errno: 22, Op: "mount lower", Msg: "invalid argument"},
 	}
 }

@@ -30,6 +30,8 @@ const (
 	TypeProcessList   Type = 21 // guest
 	TypeGetStats      Type = 22 // host; answered by GuestStats
 	TypeGuestStats    Type = 23 // guest
+
+	TypeMount Type = 24 // host; answered by OK
 )
 
 var typeNames = [...]string{
@@ -38,6 +40,7 @@ var typeNames = [...]string{
 	TypeShutdown: "shutdown", TypeOK: "ok", TypeError: "error", TypePowerOff: "power-off", TypeLog: "log",
 	TypeStatPath: "stat", TypePathInfo: "path-info", TypeArchiveGet: "archive-get", TypeArchivePut: "archive-put",
 	TypeListProcesses: "list-processes", TypeProcessList: "process-list", TypeGetStats: "get-stats", TypeGuestStats: "guest-stats",
+	TypeMount: "mount",
 }
 
 func (t Type) String() string {
@@ -95,6 +98,8 @@ func newMessage(t Type) Message {
 		return new(GetStats)
 	case TypeGuestStats:
 		return new(GuestStats)
+	case TypeMount:
+		return new(Mount)
 	}
 	return nil
 }
@@ -221,6 +226,7 @@ type Setup struct {
 	Root        Root          //
 	Hostname    string        // empty means "box"
 	Hosts       []Host        // added to the lines for localhost and Hostname
+	User        string        // "name|uid[:group|gid]" that Ready tells the ids of
 	Network     Network       //
 	ResolvConf  string        // content of /etc/resolv.conf; empty leaves the image's
 	Env         []string      // "K=V" for every execution, before its own
@@ -248,6 +254,7 @@ func (m *Setup) encode(e *encoder) {
 		e.str(h.Addr)
 		e.strs(h.Names)
 	}
+	e.str(m.User)
 	m.Network.encode(e)
 	e.str(m.ResolvConf)
 	e.strs(m.Env)
@@ -275,6 +282,7 @@ func (m *Setup) decode(d *decoder) {
 			m.Hosts[i] = Host{Addr: d.str(), Names: d.strs()}
 		}
 	}
+	m.User = d.str()
 	m.Network.decode(d)
 	m.ResolvConf, m.Env = d.str(), d.strs()
 	if ns := d.i64(); ns != 0 {
@@ -296,6 +304,8 @@ type Ready struct {
 	Steps []Step
 	At    time.Duration // CLOCK_BOOTTIME
 	Disk  uint64        // bytes of the writable file system, 0 without one
+	UID   uint32        // of Setup.User, as the image has it; 0 where the image does not know
+	GID   uint32
 }
 
 func (*Ready) Type() Type { return TypeReady }
@@ -307,6 +317,8 @@ func (m *Ready) encode(e *encoder) {
 	}
 	e.i64(int64(m.At))
 	e.u64(m.Disk)
+	e.u32(m.UID)
+	e.u32(m.GID)
 }
 func (m *Ready) decode(d *decoder) {
 	if n := d.count(12); n > 0 {
@@ -316,6 +328,7 @@ func (m *Ready) decode(d *decoder) {
 		}
 	}
 	m.At, m.Disk = time.Duration(d.i64()), d.u64()
+	m.UID, m.GID = d.u32(), d.u32()
 }
 
 // Ping asks for a sign of life.

@@ -31,6 +31,10 @@ const (
 	MaxCPUs      = 64
 	MinMemoryMiB = x86.MinMemory >> 20
 	MaxMemoryMiB = x86.MaxMemory >> 20
+	MaxDevices   = x86.MaxVirtio
+	// InterruptLines is how many devices have a line of their own. Those at later
+	// places share the lines of the first ones.
+	InterruptLines = x86.VirtioLines
 )
 
 // Config describes a machine.
@@ -126,6 +130,8 @@ func (c *Config) check() error {
 		return fmt.Errorf("machine: %d CPUs: choose 1 to %d", c.CPUs, MaxCPUs)
 	case c.MemoryMiB < MinMemoryMiB || c.MemoryMiB > MaxMemoryMiB:
 		return fmt.Errorf("machine: %d MiB of memory: choose %d to %d", c.MemoryMiB, MinMemoryMiB, MaxMemoryMiB)
+	case len(c.Devices) > MaxDevices:
+		return fmt.Errorf("machine: %d devices: the most is %d", len(c.Devices), MaxDevices)
 	case c.Kernel == nil:
 		return errors.New("machine: no kernel")
 	}

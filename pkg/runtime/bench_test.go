@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"maps"
 	"os"
@@ -75,13 +76,28 @@ func BenchmarkBootReady(b *testing.B) {
 
 // BenchmarkRunTrue is `boxlite run IMAGE true`, from the start of the process to
 // its end.
-func BenchmarkRunTrue(b *testing.B) {
+func BenchmarkRunTrue(b *testing.B) { runTrue(b) }
+
+// BenchmarkRunTrueVolume is BenchmarkRunTrue with a folder of the host mounted.
+func BenchmarkRunTrueVolume(b *testing.B) { runTrue(b, "-v", b.TempDir()+":/v") }
+
+// BenchmarkRunTrueVolumes is BenchmarkRunTrue with sixteen of them.
+func BenchmarkRunTrueVolumes(b *testing.B) {
+	var flags []string
+	for i := range 16 {
+		flags = append(flags, "-v", fmt.Sprintf("%s:/v/%d", b.TempDir(), i))
+	}
+	runTrue(b, flags...)
+}
+
+func runTrue(b *testing.B, flags ...string) {
 	program := machinetest.Boxlite(b)
 	image := machinetest.Image(b, "busybox")
 	var total time.Duration
 	p := phases{}
 	run := func(measured bool) {
-		cmd := exec.Command(program, "run", "--rm", "--timings", "--cpus", "1", "--memory", "256", image, "true")
+		args := slices.Concat([]string{"run", "--rm", "--timings", "--cpus", "1", "--memory", "256"}, flags, []string{image, "true"})
+		cmd := exec.Command(program, args...)
 		cmd.Env = append(os.Environ(), "BOXLITE_HOME="+sharedHome(b))
 		var errs bytes.Buffer
 		cmd.Stderr = &errs

@@ -55,7 +55,7 @@ func (b *LiteBox) Info(ctx context.Context) (BoxInfo, error) {
 	if err != nil {
 		return BoxInfo{}, err
 	}
-	return info(row), nil
+	return b.rt.info(row), nil
 }
 
 func (b *LiteBox) dir() string { return b.rt.boxDir(b.id) }
@@ -68,13 +68,15 @@ type vmProcess struct {
 	*vmm.Process
 	box      *LiteBox
 	detached bool
-	settled  chan struct{} // closed when the state knows of the process's end
+	settled  chan struct{}      // closed when the state knows of the process's end
+	leave    context.CancelFunc // ends what this runtime does for the VM
 }
 
 // watch records the end of the VM, whatever brings it about.
 func (p *vmProcess) watch() {
 	defer close(p.settled)
 	<-p.Done()
+	p.leave()
 	r, b := p.box.rt, p.box
 	ctx := context.Background()
 	b.times.noteEnd(p.Events())

@@ -47,6 +47,7 @@ func (r *Runtime) Create(ctx context.Context, opts BoxOptions, name string) (*Li
 		// Until it is started it belongs to this process, and goes with it.
 		row.PID, row.PIDStart, row.BootID = os.Getpid(), vmm.StartTime(os.Getpid()), state.BootID()
 	}
+	row.Volumes = opts.namedVolumes(now)
 	row.Record(string(EventCreate), map[string]string{"image": row.Image})
 	r.reach(stepInsert)
 	if err := db.Insert(ctx, row); errors.Is(err, state.ErrExists) {
@@ -56,6 +57,11 @@ func (r *Runtime) Create(ctx context.Context, opts BoxOptions, name string) (*Li
 	}
 	b := newLiteBox(r, BoxID(row.ID), name)
 	b.opts = opts
+	if f := opts.Network.Decide; f != nil {
+		r.mu.Lock()
+		r.decide[b.id] = f
+		r.mu.Unlock()
+	}
 	b.times.note(PhaseCreated)
 	r.reach(stepCreated)
 	return b, nil
@@ -75,6 +81,9 @@ func (r *Runtime) open(row *state.Box) (*LiteBox, error) {
 	if err := json.Unmarshal(row.Options, &b.opts); err != nil {
 		return nil, wrap(ErrMetadata, err, "options of box %s", row.ID)
 	}
+	r.mu.Lock()
+	b.opts.Network.Decide = r.decide[b.id]
+	r.mu.Unlock()
 	return b, nil
 }
 
@@ -84,7 +93,7 @@ func (r *Runtime) GetInfo(ctx context.Context, key string) (BoxInfo, error) {
 	if err != nil {
 		return BoxInfo{}, err
 	}
-	return info(row), nil
+	return r.info(row), nil
 }
 
 // Exists reports whether there is a box with this id, prefix or name.
@@ -113,7 +122,7 @@ func (r *Runtime) ListInfo(ctx context.Context) ([]BoxInfo, error) {
 		} else if err != nil {
 			return nil, wrap(ErrDatabase, err, "list boxes")
 		}
-		out = append(out, info(row))
+		out = append(out, r.info(row))
 	}
 	return out, nil
 }
@@ -121,13 +130,27 @@ func (r *Runtime) ListInfo(ctx context.Context) ([]BoxInfo, error) {
 // Remove deletes a box and all it holds. A running one is ErrInvalidState, unless
 // force stops it first.
 func (r *Runtime) Remove(ctx context.Context, key string, force bool) error {
+	return r.RemoveWith(ctx, key, RemoveOptions{Force: force})
+}
+
+// RemoveOptions say how [Runtime.RemoveWith] removes a box.
+type RemoveOptions struct {
+	Force bool // kill it if it runs
+	// Volumes removes the anonymous volumes that were made for the box, too, as it
+	// always is with boxes that are removed when they stop.
+	Volumes bool
+}
+
+// RemoveWith is Remove with further options. What lies in folders of the host that
+// the box had mounted is never touched.
+func (r *Runtime) RemoveWith(ctx context.Context, key string, o RemoveOptions) error {
 	row, err := r.find(ctx, key)
 	if err != nil {
 		return err
 	}
 	b := newLiteBox(r, BoxID(row.ID), row.Name) // its options may be unreadable: that is a reason to remove it
 	if BoxStatus(row.Status).IsActive() {
-		if !force {
+		if !o.Force {
 			return fail(ErrInvalidState, "box %s is %s: stop it first, or force the removal", key, row.Status)
 		}
 		if err := b.kill(ctx, killedRemoved); err != nil {
@@ -139,19 +162,21 @@ func (r *Runtime) Remove(ctx context.Context, key string, force bool) error {
 		return wrap(ErrStorage, err, "lock box %s", row.ID)
 	}
 	defer lock.Close()
-	if now, err := r.find(ctx, row.ID); errors.Is(err, ErrNotFound) {
+	now, err := r.find(ctx, row.ID)
+	if errors.Is(err, ErrNotFound) {
 		return wrap(ErrStorage, os.RemoveAll(r.boxDir(BoxID(row.ID))), "remove box %s", row.ID) // gone when it stopped
 	} else if err != nil {
 		return err
 	} else if BoxStatus(now.Status).IsActive() {
 		return fail(ErrInvalidState, "box %s was started meanwhile", key)
 	}
-	return r.discard(ctx, row.ID)
+	return r.discard(ctx, row.ID, o.Volumes || now.Ephemeral)
 }
 
-// discard deletes row and folder. The row goes last, so that a crash in between
-// leaves something that can be removed again.
-func (r *Runtime) discard(ctx context.Context, id string) error {
+// discard deletes row and folder, and with volumes the anonymous volumes that were
+// made for the box. The row goes last, so that a crash in between leaves something
+// that can be removed again.
+func (r *Runtime) discard(ctx context.Context, id string, volumes bool) error {
 	if err := os.RemoveAll(r.boxDir(BoxID(id))); err != nil {
 		return wrap(ErrStorage, err, "remove box %s", id)
 	}
@@ -160,10 +185,21 @@ func (r *Runtime) discard(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	if err := db.Delete(ctx, id, string(EventDestroy)); err != nil {
-		return wrap(ErrDatabase, err, "remove box %s", id)
+	var away []removed
+	var take func([]state.Volume) error
+	if volumes {
+		take = func(list []state.Volume) error { return r.takeVolumes(list, &away) }
+	}
+	if err := db.Delete(ctx, id, string(EventDestroy), take); err != nil {
+		return errors.Join(wrap(ErrDatabase, err, "remove box %s", id), putBack(away))
 	}
 	r.reach(stepDeleted)
+	r.mu.Lock()
+	delete(r.decide, BoxID(id))
+	r.mu.Unlock()
+	if err := r.deleteTaken(away); err != nil { // the box is gone all the same
+		r.opts.Log.Warn("volumes of a box", "box", id, "error", err)
+	}
 	r.releaseImages(ctx)
 	return nil
 }
@@ -188,7 +224,7 @@ func (r *Runtime) find(ctx context.Context, key string) (*state.Box, error) {
 
 // info is a row in the caller's terms. What this version cannot read makes the box
 // Unknown, with the reason, and spoils no list: it can still be removed.
-func info(row *state.Box) BoxInfo {
+func (r *Runtime) info(row *state.Box) BoxInfo {
 	i := BoxInfo{
 		ID: BoxID(row.ID), Name: row.Name, Status: BoxStatus(row.Status), Reason: row.Reason,
 		CreatedAt: row.CreatedAt.UTC(), LastUpdated: row.UpdatedAt.UTC(), Image: row.Image,
@@ -200,6 +236,7 @@ func info(row *state.Box) BoxInfo {
 		return i
 	}
 	i.CPUs, i.MemoryMiB, i.Labels, i.Command = o.CPUs, o.MemoryMiB, o.Labels, o.Command
+	i.Mounts = r.mountsOf(&o.BoxOptions)
 	switch {
 	case !i.Status.valid():
 		i.Status, i.Reason = StatusUnknown, fmt.Sprintf("this version of boxlite knows no status %q: use the one that wrote it, or remove the box", row.Status)

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"os"
 	"time"
 	"unicode/utf8"
 
@@ -21,8 +20,8 @@ func (b *LiteBox) FollowConsole(ctx context.Context, w io.Writer, lines int) err
 	if _, err := b.rt.find(ctx, string(b.id)); err != nil {
 		return err
 	}
-	f := consoleFollower{path: b.ConsolePath(), w: w}
-	defer f.close()
+	f := consoleFollower{log: fileFollower{path: b.ConsolePath()}, w: w}
+	defer f.log.close()
 	if err := f.begin(lines); err != nil {
 		return wrap(ErrStorage, err, "console log of box %s", b)
 	}
@@ -31,7 +30,7 @@ func (b *LiteBox) FollowConsole(ctx context.Context, w io.Writer, lines int) err
 	defer tick.Stop()
 	for {
 		last := !runs() // before the look: what was printed up to here is seen by it
-		if err := f.copy(); err != nil {
+		if err := f.log.copy(f.write); err != nil && f.err == nil {
 			return wrap(ErrStorage, err, "console log of box %s", b)
 		}
 		if last || f.err != nil {
@@ -45,45 +44,26 @@ func (b *LiteBox) FollowConsole(ctx context.Context, w io.Writer, lines int) err
 	}
 }
 
-// consoleFollower reads a log that is moved aside when it is full.
+// consoleFollower makes a console's log harmless.
 type consoleFollower struct {
-	path string
+	log  fileFollower
 	w    io.Writer
-	file *os.File // nil while there is none
-	rest []byte   // the beginning of a character, of which more may come
-	err  error    // of w
-	buf  [32 << 10]byte
-}
-
-func (f *consoleFollower) close() {
-	if f.file != nil {
-		f.file.Close()
-	}
+	rest []byte // the beginning of a character, of which more may come
+	err  error  // of w
 }
 
 // begin writes the end of what there is.
 func (f *consoleFollower) begin(lines int) error {
 	const limit = 1 << 20
-	text, err := readUpTo(f.path+".1", limit)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
+	text, err := f.log.begin(limit)
+	if err != nil {
 		return err
-	}
-	if f.file, err = os.Open(f.path); errors.Is(err, os.ErrNotExist) {
-		f.file = nil
-	} else if err != nil {
-		return err
-	} else {
-		now, err := io.ReadAll(io.LimitReader(f.file, limit)) // the rest follows
-		if err != nil {
-			return err
-		}
-		text = append(text, now...)
 	}
 	text = text[max(0, len(text)-limit):]
 	if lines >= 0 {
 		text = lastLines(text, lines)
 	}
-	f.write(text)
+	_ = f.write(text) // kept in f.err
 	return nil
 }
 
@@ -101,57 +81,8 @@ func lastLines(text []byte, n int) []byte {
 	return text[at+1:]
 }
 
-// copy writes what has come since.
-func (f *consoleFollower) copy() error {
-	for f.err == nil {
-		// Before the look: of a log that was moved aside by now the look sees the end.
-		now, err := os.Stat(f.path)
-		if errors.Is(err, os.ErrNotExist) {
-			return nil // not begun yet, or the box is gone
-		} else if err != nil {
-			return err
-		}
-		moved := f.file == nil
-		if f.file != nil {
-			if err := f.copyFile(); err != nil {
-				return err
-			}
-			mine, err := f.file.Stat()
-			if err != nil {
-				return err
-			}
-			moved = !os.SameFile(mine, now)
-		}
-		if !moved {
-			return nil
-		}
-		next, err := os.Open(f.path)
-		if errors.Is(err, os.ErrNotExist) {
-			return nil
-		} else if err != nil {
-			return err
-		}
-		f.close()
-		f.file = next
-	}
-	return nil
-}
-
-func (f *consoleFollower) copyFile() error {
-	for f.err == nil {
-		n, err := f.file.Read(f.buf[:])
-		f.write(f.buf[:n])
-		if errors.Is(err, io.EOF) {
-			return nil
-		} else if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // write makes text harmless and writes it, but for the beginning of a character.
-func (f *consoleFollower) write(text []byte) {
+func (f *consoleFollower) write(text []byte) error {
 	text = append(f.rest, text...)
 	whole := len(text)
 	for i := len(text) - 1; i >= 0 && i > len(text)-utf8.UTFMax; i-- {
@@ -166,6 +97,7 @@ func (f *consoleFollower) write(text []byte) {
 	if whole > 0 && f.err == nil {
 		_, f.err = io.WriteString(f.w, vmm.Printable(text[:whole]))
 	}
+	return f.err
 }
 
 // flush writes what has become of no character.

@@ -14,8 +14,8 @@ import (
 func TestConsoleFollower(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "console.log")
 	var got strings.Builder
-	f := consoleFollower{path: path, w: &got}
-	defer f.close()
+	f := consoleFollower{log: fileFollower{path: path}, w: &got}
+	defer f.log.close()
 	print := func(text string) {
 		log, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 		require.NoError(t, err)
@@ -25,7 +25,7 @@ func TestConsoleFollower(t *testing.T) {
 	}
 	sees := func(want string) {
 		t.Helper()
-		require.NoError(t, f.copy())
+		require.NoError(t, f.log.copy(f.write))
 		require.Equal(t, want, got.String())
 		got.Reset()
 	}
@@ -54,16 +54,16 @@ func TestConsoleFollower(t *testing.T) {
 		require.NoError(t, os.WriteFile(path+".1", []byte("a\nb\n"), 0o600))
 		require.NoError(t, os.WriteFile(path, []byte("c\n"), 0o600))
 		var got strings.Builder
-		f := consoleFollower{path: path, w: &got}
+		f := consoleFollower{log: fileFollower{path: path}, w: &got}
 		require.NoError(t, f.begin(n))
-		require.NoError(t, f.copy())
+		require.NoError(t, f.log.copy(f.write))
 		require.Equal(t, want, got.String())
-		f.close()
+		f.log.close()
 	}
 
 	f.w = brokenWriter{}
 	print("more")
-	require.NoError(t, f.copy())
+	require.ErrorIs(t, f.log.copy(f.write), errBroken)
 	require.ErrorIs(t, f.err, errBroken)
 }
 

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -61,7 +62,7 @@ func sharedHome(t testing.TB) string {
 }
 
 func TestMain(m *testing.M) {
-	for env, program := range map[string]func(string) error{soakEnv: soakWork, vanishEnv: vanish, manyEnv: manyWork, crashEnv: crashWork} {
+	for env, program := range map[string]func(string) error{soakEnv: soakWork, vanishEnv: vanish, manyEnv: manyWork, crashEnv: crashWork, lockEnv: lockWork} {
 		if arg := os.Getenv(env); arg != "" {
 			if err := program(arg); err != nil {
 				fmt.Fprintln(os.Stderr, err)
@@ -77,26 +78,49 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// requireClean checks that no box has left a folder, a process or a socket.
+// requireClean checks that no box has left a folder, a process or a socket. What
+// is left is told, and taken away: the next test is to fail by its own fault only.
 func requireClean(t testing.TB, home string) {
 	t.Helper()
 	entries, err := os.ReadDir(filepath.Join(home, "boxes"))
 	require.NoError(t, err)
+	left := vmmProcesses(t)
 	for _, e := range entries {
-		files, _ := filepath.Glob(filepath.Join(home, "boxes", e.Name(), "*"))
+		dir := filepath.Join(home, "boxes", e.Name())
+		files, _ := filepath.Glob(filepath.Join(dir, "*"))
 		t.Errorf("box folder left: %s: %v", e.Name(), files)
+		for _, name := range []string{"vmm.log", "console.log"} {
+			b, _ := os.ReadFile(filepath.Join(dir, name))
+			t.Logf("end of its %s:\n%s", name, vmm.Printable(b[max(0, len(b)-4096):]))
+		}
 	}
-	require.Empty(t, vmmProcesses(t), "VM processes left")
+	for pid, name := range left {
+		t.Errorf("VM process left: %d %s", pid, name)
+		unix.Kill(pid, unix.SIGKILL)
+	}
+	if t.Failed() {
+		rt, err := New(Options{HomeDir: home})
+		require.NoError(t, err)
+		defer rt.Close()
+		boxes, err := rt.ListInfo(context.Background())
+		require.NoError(t, err)
+		for _, b := range boxes {
+			_ = rt.Remove(context.Background(), string(b.ID), true) // of no use to anybody
+		}
+	}
 }
 
-// vmmProcesses lists the VM processes of this machine.
-func vmmProcesses(t testing.TB) (out []string) {
+// vmmProcesses lists the VM processes of this machine, by their ids.
+func vmmProcesses(t testing.TB) map[int]string {
 	t.Helper()
 	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	require.NoError(t, err)
+	out := map[int]string{}
 	for _, f := range files {
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(f)))
+		require.NoError(t, err)
 		if b, err := os.ReadFile(f); err == nil && strings.HasPrefix(string(b), "boxlite-vmm:") {
-			out = append(out, f+" "+string(b))
+			out[pid] = strings.TrimRight(string(b), "\x00")
 		}
 	}
 	return out

@@ -9,7 +9,9 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"syscall"
+	"time"
 
 	"github.com/anthropics/boxlite/pkg/agentapi"
 	"github.com/anthropics/boxlite/pkg/runtime/internal/netstack/egress"
@@ -37,7 +39,7 @@ const (
 //
 // where DESTINATION is a name, "*.example.com" for all names below one, "*", an
 // address, or a CIDR; IPv6 goes in brackets where ports are named. Denials are tried
-// first. Where anything is allowed, all else is denied. A name stands for the
+// first. Where anything is allowed, all else is denied, or asked about with Ask. A name stands for the
 // addresses that the box's DNS server answered for it. Private, local and
 // metadata-service addresses, and those of the host, are denied unless a rule names
 // such an address or network itself.
@@ -49,6 +51,19 @@ type NetworkSpec struct {
 	AllowHost bool `json:",omitempty"`
 	// AllowPrivate treats private networks (RFC 1918, 100.64.0.0/10, fc00::/7) as public.
 	AllowPrivate bool `json:",omitempty"`
+	// Ask has a callback decide on names and addresses that no rule matches, special
+	// ones aside, which stay denied. Setting Decide sets it. Without a callback, as
+	// when a program without one starts the box, or the one with it has ended, what
+	// no rule matches is denied; see [LiteBox.Decide].
+	Ask bool `json:",omitempty"`
+	// Decide is the callback for boxes that this runtime starts, whatever handle is
+	// used. It is not stored with the box. An answer holds for 10 minutes, for a name
+	// with all its addresses; that there was none, for 10 seconds. Each answer is in
+	// [Options].Log, and with the bytes that went in [LiteBox.Flows].
+	Decide DecideFunc `json:"-"`
+	// DecideTimeout is how long an answer may take; default 1 minute. The program in
+	// the box waits as long, if it has the patience.
+	DecideTimeout time.Duration `json:",omitempty"`
 	// Capture is a file that takes all frames in pcap format, replaced at each start.
 	Capture string `json:",omitempty"`
 }
@@ -70,8 +85,9 @@ type PortSpec struct {
 	HostIP    string       // address of the host to listen on; default 127.0.0.1
 }
 
+// String is the port as docker lists it: "127.0.0.1:8080->80/tcp".
 func (p PortSpec) String() string {
-	return fmt.Sprintf("%s:%d->%d/%s", p.HostIP, p.HostPort, p.GuestPort, p.Protocol)
+	return fmt.Sprintf("%s->%d/%s", net.JoinHostPort(p.HostIP, strconv.Itoa(int(p.HostPort))), p.GuestPort, p.Protocol)
 }
 
 // fill sets the defaults and checks the rest.
@@ -121,6 +137,9 @@ func portSpecs(list []vmm.Port) []PortSpec {
 // policy is the spec's rules in the order in which they are tried.
 func (n *NetworkSpec) policy() (egress.Config, error) {
 	c := egress.Config{AllowHost: n.AllowHost, AllowPrivate: n.AllowPrivate}
+	if n.Ask {
+		c.Default = egress.Ask
+	}
 	for _, list := range []struct {
 		action egress.Action
 		rules  []string
@@ -148,6 +167,9 @@ func (o *BoxOptions) fillNetwork() error {
 		return fail(ErrInvalidArgument, "rules for a box that has no network: leave one of them out")
 	case n.Mode == NetworkNone && len(o.Ports) > 0:
 		return fail(ErrInvalidArgument, "ports of a box that has no network: leave one of them out")
+	}
+	if err := o.Network.fillDecide(); err != nil {
+		return err
 	}
 	if _, err := o.Network.policy(); err != nil {
 		return err
@@ -182,7 +204,10 @@ func (b *LiteBox) vmmNetwork(ctx context.Context) (*vmm.Network, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &vmm.Network{Policy: policy, Capture: b.opts.Network.Capture}
+	n := &vmm.Network{
+		Policy: policy, Capture: b.opts.Network.Capture,
+		Decider: b.opts.Network.Decide != nil, AskTimeout: b.opts.Network.DecideTimeout,
+	}
 	for _, p := range b.opts.Ports {
 		if err := b.portFree(ctx, p); err != nil {
 			return nil, err
@@ -321,7 +346,3 @@ func (b *LiteBox) networkError(err error, what string) error {
 	}
 	return wrap(ErrPortal, err, "box %s: %s", b, what)
 }
-
-// FlowLog names the file with the connections of the box, one JSON object a line;
-// the one before it has ".1" at the end. Both are bounded.
-func (b *LiteBox) FlowLog() string { return filepath.Join(b.dir(), vmm.FlowName) }

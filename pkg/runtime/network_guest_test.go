@@ -83,6 +83,21 @@ print(data[%d:].decode(), end="")`, port, size, size, size, size)))
 		require.Contains(t, out, "nameserver 192.168.127.1")
 		require.Contains(t, out, "fd626f786c6900000000000000000002")
 	})
+	t.Run("nobody there", func(t *testing.T) { // and a real kernel takes our word for it
+		out, errs, res := output(t, b, Command("python3", "-c", fmt.Sprintf(`
+import socket
+for host in "192.168.127.254", "fd62:6f78:6c69::fe":
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as u:
+        u.settimeout(30)
+        u.connect((host, %d))
+        u.send(b"x")
+        try:
+            u.recv(1)
+        except OSError as e:
+            print(type(e).__name__)`, port)))
+		require.Zero(t, res.ExitCode, errs)
+		require.Equal(t, "ConnectionRefusedError\nConnectionRefusedError\n", out)
+	})
 	t.Run("port", func(t *testing.T) {
 		ex, err := b.Run(ctx, Command("python3", "-m", "http.server", "8080"))
 		require.NoError(t, err)

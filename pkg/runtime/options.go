@@ -123,8 +123,10 @@ type BoxOptions struct {
 	User       string     // "name|uid[:group|gid]" of commands that do not say; default the image's
 	Rootfs     RootfsSpec // default [DefaultImage]
 	Labels     map[string]string
-	Network    NetworkSpec // default an isolated network
-	Ports      []PortSpec  // of the host that lead to the box
+	Network    NetworkSpec  // default an isolated network
+	Ports      []PortSpec   // of the host that lead to the box
+	Volumes    []VolumeSpec // folders and files of the host, and volumes of the home
+	Tmpfs      []TmpfsSpec  // empty file systems in the box's memory
 
 	// Main is the box's own command, which runs whenever the box does. Default:
 	// none; the box does what Run asks for, until Stop.
@@ -214,6 +216,9 @@ func (o *BoxOptions) fill() error {
 		}
 	}
 	if err := o.fillNetwork(); err != nil {
+		return err
+	}
+	if err := o.fillVolumes(); err != nil {
 		return err
 	}
 	if o.Main != nil {

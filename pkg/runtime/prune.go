@@ -18,13 +18,15 @@ import (
 type PruneOptions struct {
 	Boxes     bool // all stopped boxes, with their disks
 	AllImages bool // all images that no box is made from
+	Volumes   bool // anonymous volumes that no box names
 }
 
 // PruneReport is what Prune removed.
 type PruneReport struct {
-	Boxes  []BoxInfo
-	Images oci.Removed
-	Freed  int64 // bytes on disk, of everything
+	Boxes   []BoxInfo
+	Volumes []VolumeInfo
+	Images  oci.Removed
+	Freed   int64 // bytes on disk, of everything
 }
 
 // Prune removes what is not in use. What was removed before an error is in the
@@ -36,6 +38,13 @@ func (r *Runtime) Prune(ctx context.Context, o PruneOptions) (PruneReport, error
 	}
 	if o.Boxes {
 		if err := r.pruneBoxes(ctx, &rep); err != nil {
+			return rep, err
+		}
+	}
+	if o.Volumes { // after the boxes that named them
+		gone, err := r.PruneVolumes(ctx, VolumePruneOptions{})
+		rep.Volumes, rep.Freed = gone.Volumes, rep.Freed+gone.Freed
+		if err != nil {
 			return rep, err
 		}
 	}
@@ -78,8 +87,9 @@ func (r *Runtime) pruneBoxes(ctx context.Context, rep *PruneReport) error {
 // DiskUsage is what a home directory takes up, in bytes on disk: sparse files
 // count with what is stored of them.
 type DiskUsage struct {
-	Images oci.Usage
-	Boxes  []BoxUsage // newest first
+	Images  oci.Usage
+	Boxes   []BoxUsage    // newest first
+	Volumes []VolumeUsage // by name
 	// Kernels are guest kernels and initramfs unpacked or installed in the
 	// home, and what of them this program does not use.
 	Kernels, UnusedKernels int64
@@ -95,6 +105,12 @@ type BoxUsage struct {
 	Logs int64 // console and reports
 }
 
+// VolumeUsage is a volume's part of it.
+type VolumeUsage struct {
+	Info VolumeInfo
+	Size int64
+}
+
 // DiskUsage finds out what takes up how much.
 func (r *Runtime) DiskUsage(ctx context.Context) (DiskUsage, error) {
 	var u DiskUsage
@@ -105,6 +121,13 @@ func (r *Runtime) DiskUsage(ctx context.Context) (DiskUsage, error) {
 	for _, b := range boxes {
 		disk, logs, _ := r.boxUsage(string(b.ID))
 		u.Boxes = append(u.Boxes, BoxUsage{Info: b, Disk: disk, Logs: logs})
+	}
+	volumes, err := r.Volumes(ctx)
+	if err != nil {
+		return u, err
+	}
+	for _, v := range volumes {
+		u.Volumes = append(u.Volumes, VolumeUsage{Info: v, Size: treeSize(r.volumeDir(v.Name))})
 	}
 	store, err := r.Images()
 	if err != nil {
@@ -141,6 +164,20 @@ func (r *Runtime) boxUsage(id string) (disk, logs, all int64) {
 		return nil
 	})
 	return disk, logs, all
+}
+
+// treeSize is what all files of a tree take up.
+func treeSize(dir string) (n int64) {
+	_ = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return nil
+		}
+		if info, err := d.Info(); err == nil {
+			n += onDisk(info)
+		}
+		return nil
+	})
+	return n
 }
 
 // onDisk is what a file really takes up, which for a sparse one is not its size.

@@ -95,7 +95,7 @@ func (r *Runtime) discardOf(ctx context.Context, id string, pid int, start uint6
 		return wrap(ErrDatabase, err, "remove box %s", id)
 	}
 	r.reach(stepTaken)
-	return r.discard(ctx, id)
+	return r.discard(ctx, id, true)
 }
 
 // stopped records the end of a VM process, unless a newer one runs by now. rep is
@@ -216,6 +216,7 @@ func (r *Runtime) sweep(ctx context.Context) error {
 			errs = append(errs, wrap(ErrStorage, os.RemoveAll(r.boxDir(BoxID(e.Name()))), "remove left-over box %s", e.Name()))
 		}
 	}
+	errs = append(errs, r.clearRemoved(ctx))
 	return errors.Join(errs...)
 }
 

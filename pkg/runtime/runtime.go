@@ -38,6 +38,7 @@ type Runtime struct {
 	store   *oci.Store
 	procs   map[BoxID]*vmProcess // VM processes this runtime started
 	links   map[BoxID]*guestLink // to the guests of boxes, whoever started them
+	decide  map[BoxID]DecideFunc // of boxes that this runtime made
 
 	pending eventQueue
 	reached func(step) // told of each step, by tests that crash there; nil otherwise
@@ -57,7 +58,7 @@ func New(opts Options) (*Runtime, error) {
 	if err := state.Create(filepath.Join(opts.HomeDir, "boxlite.db")); err != nil {
 		return nil, wrap(ErrStorage, err, "home directory %s", opts.HomeDir)
 	}
-	r := &Runtime{opts: opts, procs: make(map[BoxID]*vmProcess), links: make(map[BoxID]*guestLink)}
+	r := &Runtime{opts: opts, procs: make(map[BoxID]*vmProcess), links: make(map[BoxID]*guestLink), decide: make(map[BoxID]DecideFunc)}
 	r.counter.rt = r
 	return r, nil
 }
@@ -128,6 +129,7 @@ func (p *vmProcess) shutdown(ctx context.Context) error {
 // forget ends the watch over a box that outlives this runtime. Whoever looks next
 // finds out what became of it.
 func (p *vmProcess) forget() {
+	p.leave()
 	p.box.dropLink()
 	select {
 	case <-p.Done():

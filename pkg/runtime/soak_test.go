@@ -200,18 +200,9 @@ func soakKill(t *testing.T, home string, seen *soakSeen, random *rand.Rand) {
 }
 
 func killVMs(t testing.TB) {
-	for _, pid := range vmmPIDs(t) {
+	for pid := range vmmProcesses(t) {
 		unix.Kill(pid, unix.SIGKILL)
 	}
-}
-
-func vmmPIDs(t testing.TB) (pids []int) {
-	for _, p := range vmmProcesses(t) {
-		pid, err := strconv.Atoi(strings.Split(p, "/")[2])
-		require.NoError(t, err)
-		pids = append(pids, pid)
-	}
-	return pids
 }
 
 // soakCheck looks at the home as the next user of it does.

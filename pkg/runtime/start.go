@@ -189,6 +189,11 @@ func (b *LiteBox) boot(ctx context.Context, mode bootMode) (*vmProcess, error) {
 	b.times.note(PhaseSpawned)
 	b.rt.reach(stepSpawned)
 	p := &vmProcess{Process: proc, box: b, detached: b.opts.Detach, settled: make(chan struct{})}
+	var life context.Context
+	life, p.leave = context.WithCancel(context.Background())
+	if f := b.opts.Network.Decide; f != nil {
+		go p.decide(life, f)
+	}
 	b.rt.mu.Lock()
 	b.rt.procs[b.id] = p
 	b.rt.mu.Unlock()
@@ -275,21 +280,26 @@ func (b *LiteBox) vmConfig(ctx context.Context, mode bootMode) (cfg *vmm.Config,
 	if err != nil {
 		return nil, nil, err
 	}
+	mounts, err := b.vmmMounts(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
 	return &vmm.Config{
 		BoxID: string(b.id), Dir: b.dir(), CPUs: b.opts.CPUs, MemoryMiB: b.opts.MemoryMiB,
 		Kernel: kernel, Initrd: initrd, Cmdline: kernelCmdline,
 		Rootfs: rec.Parts, Disk: b.diskPath(),
-		Setup: b.guestSetup(),
-		Main:  main, Network: network,
+		Setup: b.guestSetup(rec), Mounts: mounts,
+		Main: main, Network: network,
 		Detach: b.opts.Detach, Ephemeral: !b.opts.KeepOnStop,
 		Stall: max(rt.opts.BootStall, 0), Grace: rt.opts.StopGrace,
 	}, argv, nil
 }
 
 // guestSetup is what the guest's agent is told before it mounts the root.
-func (b *LiteBox) guestSetup() agentapi.Setup {
+func (b *LiteBox) guestSetup(rec *bootRecord) agentapi.Setup {
 	return agentapi.Setup{
 		Hostname: b.hostname(),
+		User:     first(b.opts.User, rec.Config.User),
 		Root:     agentapi.Root{Kind: agentapi.RootDisk, Lower: vmm.RootDevice, Upper: vmm.WriteDevice},
 		Time:     time.Now(),
 	}

@@ -78,6 +78,7 @@ type BoxInfo struct {
 	// of the signal. It is nil while it has not, and where nobody knows.
 	ExitCode *int
 	Ports    []PortSpec // that lead to the box while it runs, with the numbers that were chosen
+	Mounts   []Mount    // its volumes and tmpfs mounts, in the order in which they are mounted
 
 	start uint64 // of the process PID, which together name it
 }

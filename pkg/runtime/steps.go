@@ -20,6 +20,9 @@ const (
 	stepTaken     step = "remove: ephemeral row taken over"
 	stepEmptied   step = "remove: folder gone"
 	stepDeleted   step = "remove: row gone"
+
+	stepVolumeAdded step = "create volume: row stored"
+	stepVolumeTaken step = "remove volume: row gone"
 )
 
 // reach marks a step.

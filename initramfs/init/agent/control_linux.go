@@ -76,6 +76,8 @@ func (c *control) handle(id uint32, m agentapi.Message) {
 	switch m := m.(type) {
 	case *agentapi.Setup:
 		c.answer(id, "setup", func() (agentapi.Message, error) { return c.s.doSetup(m) })
+	case *agentapi.Mount:
+		go c.answer(id, "mount", func() (agentapi.Message, error) { return c.s.mount(m) })
 	case *agentapi.ExecSpec:
 		// Entered here and not on the goroutine, so that requests that follow on
 		// this connection find the execution.

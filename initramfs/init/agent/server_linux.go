@@ -33,6 +33,9 @@ type Machine interface {
 	// Setup makes the root and everything that executions expect. Its error is
 	// an *agentapi.Error that names the step.
 	Setup(*agentapi.Setup) (agentapi.Ready, error)
+	// Mount puts file systems into the root. Its error is an *agentapi.Error that
+	// names the one that did not work.
+	Mount([]agentapi.MountPoint) error
 	// Sync brings disks to rest and makes them read-only. No process is left.
 	Sync()
 	// Halt ends the guest. It returns in tests only.
@@ -237,6 +240,9 @@ func (s *Server) doSetup(m *agentapi.Setup) (agentapi.Message, error) {
 	s.state = stateSetup
 	s.mu.Unlock()
 	ready, err := s.cfg.Machine.Setup(m)
+	if err == nil {
+		ready.UID, ready.GID = ownerOf(m.User)
+	}
 	<-s.listening // Ready means that streams can be dialled
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -258,6 +264,30 @@ func (s *Server) doSetup(m *agentapi.Setup) (agentapi.Message, error) {
 	s.state = stateReady
 	ready.At = BootTime()
 	return &ready, nil
+}
+
+// ownerOf returns the ids of a user of the image. One that it does not know is
+// told when a command is to run as that user; here it is root.
+func ownerOf(user string) (uid, gid uint32) {
+	if user == "" {
+		return 0, 0
+	}
+	u, err := resolveUser(user)
+	if err != nil {
+		return 0, 0
+	}
+	return u.UID, u.GID
+}
+
+// mount carries out a Mount.
+func (s *Server) mount(m *agentapi.Mount) (agentapi.Message, error) {
+	if err := s.needReady("mount"); err != nil {
+		return nil, err
+	}
+	if err := s.cfg.Machine.Mount(m.Points); err != nil {
+		return nil, err
+	}
+	return &agentapi.OK{}, nil
 }
 
 func orDefault[T comparable](p *T, v T) {

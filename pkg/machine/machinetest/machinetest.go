@@ -6,6 +6,7 @@ package machinetest
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -41,6 +42,25 @@ func Example(t testing.TB, name string) string {
 // Image is the OCI layout of a test image: "busybox" or "debian-python".
 func Image(t testing.TB, name string) string {
 	return filepath.Join(path(t, "BOXLITE_TEST_IMAGES"), name)
+}
+
+// Home is a runtime's home whose store has the large images that the package's
+// testdata/images names.
+func Home(t testing.TB) string { return path(t, "BOXLITE_TEST_HOME") }
+
+// LargeImage is the reference of such an image: its digest.
+func LargeImage(t testing.TB, name string) string {
+	t.Helper()
+	digest, err := os.ReadFile(filepath.Join(Home(t), name))
+	if err != nil {
+		t.Fatalf("%v: is %s in testdata/images?", err, name)
+	}
+	return strings.TrimSpace(string(digest))
+}
+
+// Tree is a folder with the files of such an image.
+func Tree(t testing.TB, name string) string {
+	return filepath.Join(path(t, "BOXLITE_TEST_TREES"), name+".tree")
 }
 
 func path(t testing.TB, env string) string {

@@ -151,7 +151,8 @@ func (w *worker) statSingleRoot() (attr, syscall.Errno) {
 	}
 	w.st.Ino, w.st.Size, w.st.Blocks, w.st.Nlink = rootID, 0, 0, 2
 	w.st.Mode = unix.S_IFDIR | 0o555
-	return attr{mode: unix.S_IFDIR | 0o555, uid: w.srv.cfg.UID, gid: w.srv.cfg.GID}, 0
+	uid, gid := w.dev.mapped()
+	return attr{mode: unix.S_IFDIR | 0o555, uid: uid, gid: gid}, 0
 }
 
 func (w *worker) getattr(*args) ([]byte, syscall.Errno) {

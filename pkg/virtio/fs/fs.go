@@ -114,7 +114,7 @@ type Config struct {
 	Writeback bool
 
 	Owner    Owner
-	UID, GID uint32 // what the host's user and group are in the guest
+	UID, GID uint32 // what the host's user and group are in the guest; see also SetOwner
 
 	// SharedLocks makes flock and fcntl locks hold between guests and against the
 	// host's processes. Otherwise they hold within the guest, which is faster.
@@ -152,6 +152,7 @@ type Device struct {
 	workers []*worker // of the high-priority queue and the request queues
 	count   struct{ requests, read, wrote, failed, malformed, evicted atomic.Uint64 }
 	limit   virtio.LogLimit
+	owner   atomic.Uint64 // UID, and GID above
 
 	stop    atomic.Bool    // tells the workers to return
 	running sync.WaitGroup // workers of the current activation
@@ -160,6 +161,7 @@ type Device struct {
 // New opens what is shared and returns its device.
 func New(cfg Config) (_ *Device, err error) {
 	d := &Device{cfg: cfg}
+	d.SetOwner(cfg.UID, cfg.GID)
 	if err := d.cfg.complete(); err != nil {
 		return nil, err
 	}
@@ -201,6 +203,17 @@ func (d *Device) Close() error {
 func (d *Device) Counters() Counters {
 	c := &d.count
 	return Counters{c.requests.Load(), c.read.Load(), c.wrote.Load(), c.failed.Load(), c.malformed.Load(), c.evicted.Load()}
+}
+
+// SetOwner says what the host's user and group are in the guest, in place of
+// Config.UID and GID. What a guest has looked up before it may believe for a
+// second. Any goroutine may call it.
+func (d *Device) SetOwner(uid, gid uint32) { d.owner.Store(uint64(uid) | uint64(gid)<<32) }
+
+// mapped returns the two.
+func (d *Device) mapped() (uid, gid uint32) {
+	v := d.owner.Load()
+	return uint32(v), uint32(v >> 32)
 }
 
 // QueueEvents implements [virtio.QueueEventer].

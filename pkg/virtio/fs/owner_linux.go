@@ -31,11 +31,12 @@ func (s *server) shown(st *unix.Statx_t, fd int) attr {
 // plain is what the guest sees without an attribute of ours.
 func (s *server) plain(st *unix.Statx_t) attr {
 	a := attr{mode: uint32(st.Mode), uid: nobody, gid: nobody}
+	uid, gid := s.dev.mapped()
 	if st.Uid == s.uid {
-		a.uid = s.cfg.UID
+		a.uid = uid
 	}
 	if st.Gid == s.gid {
-		a.gid = s.cfg.GID
+		a.gid = gid
 	}
 	// A set-id bit of the host's file would make it one of another user here.
 	if a.mode&unix.S_IFMT == unix.S_IFDIR {

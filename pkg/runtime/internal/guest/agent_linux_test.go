@@ -102,6 +102,14 @@ func (testMachine) Setup(s *agentapi.Setup) (agentapi.Ready, error) {
 	}
 	return agentapi.Ready{Steps: []agentapi.Step{{Name: "none"}}}, nil
 }
+func (testMachine) Mount(points []agentapi.MountPoint) error {
+	for _, p := range points {
+		if p.Path == "/fail" {
+			return &agentapi.Error{Code: agentapi.CodeSetup, Op: "volume at /fail", Msg: "as asked", Errno: 5}
+		}
+	}
+	return nil
+}
 func (testMachine) Sync()           {}
 func (testMachine) Halt()           { os.Exit(0) }
 func (testMachine) Log(text string) { os.Stderr.WriteString(text + "\n") }

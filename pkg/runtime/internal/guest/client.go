@@ -124,6 +124,12 @@ func (c *Client) Setup(ctx context.Context, s agentapi.Setup) (agentapi.Ready, e
 	return *ready, nil
 }
 
+// Mount puts file systems into the box, after Setup. Its error is like Setup's.
+func (c *Client) Mount(ctx context.Context, points []agentapi.MountPoint) error {
+	_, err := call[*agentapi.OK](ctx, c, &agentapi.Mount{Points: points})
+	return err
+}
+
 // Ping makes one round trip.
 func (c *Client) Ping(ctx context.Context) error {
 	_, err := call[*agentapi.OK](ctx, c, &agentapi.Ping{})

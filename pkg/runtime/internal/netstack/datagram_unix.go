@@ -13,22 +13,44 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
-// sendNow writes a datagram to a connected socket if it takes it at once: the
-// caller is the network card's goroutine, which waits for nobody.
-func sendNow(conn *net.UDPConn, p []byte) error {
+// sender writes datagrams to a connected socket, without allocating. It is for one
+// goroutine at a time.
+type sender struct {
+	raw   syscall.RawConn
+	write func(fd uintptr)
+	p     []byte // of the call under way
+	err   error
+}
+
+func newSender(conn *net.UDPConn) (*sender, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	var serr error
-	err = raw.Control(func(fd uintptr) {
+	s := &sender{raw: raw}
+	s.write = func(fd uintptr) {
 		for {
-			if _, serr = unix.Write(int(fd), p); serr != unix.EINTR {
+			if _, s.err = unix.Write(int(fd), s.p); s.err != unix.EINTR {
 				return
 			}
 		}
-	})
-	return errors.Join(err, serr)
+	}
+	return s, nil
+}
+
+// send writes a datagram if the socket takes it at once: the caller is the network
+// card's goroutine, which waits for nobody. An error of a datagram before, which the
+// socket tells of first, is the result, but the datagram goes all the same.
+func (s *sender) send(p []byte) (sent bool, err error) {
+	s.p = p
+	defer func() { s.p = nil }()
+	if err := s.raw.Control(s.write); err != nil {
+		return false, err
+	}
+	if err = s.err; !isRefused(err) {
+		return err == nil, err
+	}
+	return s.raw.Control(s.write) == nil && s.err == nil, err
 }
 
 // burst bounds the datagrams that are read before others get their turn.
@@ -68,7 +90,18 @@ func isTimeout(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
 // isRefused reports an error that a datagram before caused, and that says nothing
 // about the next.
 func isRefused(err error) bool {
-	return errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.EHOSTUNREACH) || errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EMSGSIZE)
+	if err == nil {
+		return false // without an allocation: it is asked for each datagram
+	}
+	var no unix.Errno
+	if !errors.As(err, &no) {
+		return false
+	}
+	switch no {
+	case unix.ECONNREFUSED, unix.EHOSTUNREACH, unix.ENETUNREACH, unix.EMSGSIZE:
+		return true
+	}
+	return false
 }
 
 // payload is a copy of p in the stack's own memory.

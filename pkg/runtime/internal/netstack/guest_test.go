@@ -36,6 +36,7 @@ type guest struct {
 	net   *Network
 	stack *stack.Stack
 	link  *guestLink
+	reset func() // of the network card: no frame goes either way afterwards
 }
 
 // wire is one frame on its way.
@@ -82,9 +83,12 @@ func newGuest(t *testing.T, cfg Config) *guest {
 	stop := make(chan struct{})
 	pumps.Go(func() { g.link.transmit(stop) })
 	pumps.Go(func() { g.link.receive(stop) })
-	t.Cleanup(func() {
+	g.reset = sync.OnceFunc(func() {
 		close(stop)
 		pumps.Wait()
+	})
+	t.Cleanup(func() {
+		g.reset()
 		g.stack.Destroy()
 		require.NoError(t, n.Close())
 	})
@@ -93,7 +97,7 @@ func newGuest(t *testing.T, cfg Config) *guest {
 
 // What tests wait for at most, and how often they look.
 const (
-	waitLong = 30 * time.Second
+	waitLong = 2 * time.Minute
 	tick     = time.Millisecond
 )
 

@@ -29,9 +29,10 @@ type pingKey struct {
 // need no privilege where net.ipv4.ping_group_range allows them, and on macOS.
 // Elsewhere there is no answer, as if they were filtered.
 type pinger struct {
-	net  *Network
-	mu   sync.Mutex
-	runs map[pingKey]*pingRun
+	net    *Network
+	pieces pieces
+	mu     sync.Mutex
+	runs   map[pingKey]*pingRun
 }
 
 // pingRun is a socket with its requests.
@@ -85,17 +86,24 @@ func (p *pinger) serve(run *pingRun) {
 	flow := Flow{Time: time.Now(), Protocol: egress.ICMP, Src: netip.AddrPortFrom(guestOf(run.key.dst), 0), Dst: netip.AddrPortFrom(run.key.dst, 0)}
 	flow.Verdict = p.net.cfg.Policy.Check(p.net.ctx, egress.Flow{Protocol: egress.ICMP, Dst: flow.Dst})
 	var conn *net.UDPConn
+	var to *sender
 	if flow.Verdict.Allow {
 		var err error
-		if conn, err = pingSocket(run.key.dst); err != nil {
+		if conn, err = pingSocket(run.key.dst); err == nil {
+			to, err = newSender(conn)
+		}
+		if err != nil {
 			flow.Err = err.Error()
 		}
 	} else {
 		p.net.count.denied.Add(1)
 		flow.Err = errDenied.Error()
 	}
+	if to == nil { // all that there is to say; the run goes on, so that each request does not ask again
+		p.net.report(&flow)
+	}
 	var answers sync.WaitGroup
-	if conn != nil {
+	if to != nil {
 		answers.Go(func() { flow.Received = p.answers(run, conn) })
 	}
 	idle := time.NewTimer(pingIdle)
@@ -104,9 +112,9 @@ func (p *pinger) serve(run *pingRun) {
 		select {
 		case e := <-run.requests:
 			idle.Reset(pingIdle)
-			if conn != nil {
+			if to != nil {
 				flow.Sent += uint64(len(e.data))
-				p.request(run, conn, e)
+				p.request(run, to, e)
 			}
 		case <-idle.C:
 			more = false
@@ -121,7 +129,9 @@ func (p *pinger) serve(run *pingRun) {
 		conn.Close()
 	}
 	answers.Wait()
-	p.net.report(&flow)
+	if to != nil {
+		p.net.report(&flow)
+	}
 }
 
 // pingSocket opens a socket for echo requests to an address (ping_group_range of
@@ -164,7 +174,7 @@ func pingSocket(dst netip.Addr) (*net.UDPConn, error) {
 }
 
 // request sends one. The host's kernel fills in identifier and checksum.
-func (p *pinger) request(run *pingRun, conn *net.UDPConn, e echo) {
+func (p *pinger) request(run *pingRun, to *sender, e echo) {
 	m := make([]byte, header.ICMPv4MinimumSize+len(e.data))
 	h := header.ICMPv4(m)
 	h.SetType(header.ICMPv4Echo)
@@ -175,7 +185,7 @@ func (p *pinger) request(run *pingRun, conn *net.UDPConn, e echo) {
 	h.SetSequence(e.seq)
 	copy(m[header.ICMPv4MinimumSize:], e.data)
 	h.SetChecksum(^checksum.Checksum(m, 0)) // macOS wants it done
-	_ = sendNow(conn, m)
+	_, _ = to.send(m)
 }
 
 // answers passes replies on to the guest until the socket is closed.

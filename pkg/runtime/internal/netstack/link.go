@@ -40,12 +40,14 @@ type sendQueue struct {
 	pieces  [][]byte              // of the packet under way
 	backlog []*stack.PacketBuffer // waiting for room, oldest first
 	waiting int                   // bytes of it
+	lull    lull
 }
 
 func newLink(n *Network) *link {
 	l := &link{net: n, mtu: uint32(n.cfg.MTU), queues: make([]sendQueue, n.cfg.Queues)}
 	for i := range l.queues {
 		l.queues[i].pieces = make([][]byte, 0, 64)
+		l.queues[i].lull.init(func() { l.nic.Flush(i) })
 	}
 	if n.cfg.Capture != nil {
 		l.capture = newRecorder(n.cfg.Capture)
@@ -61,22 +63,24 @@ func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 		return 0, &tcpip.ErrClosedForSend{}
 	}
 	sent := 0
-	last := -1
+	last, urgent := -1, false
 	for _, pkt := range pkts.AsSlice() {
 		if len(pkt.LinkHeader().Slice()) == 0 {
 			l.AddHeader(pkt)
 		}
 		q := l.queueOf(pkt)
 		if last >= 0 && q != last {
-			l.nic.Flush(last)
+			l.queues[last].lull.flush(urgent)
+			urgent = false
 		}
 		last = q
+		urgent = urgent || !isAck(pkt)
 		if l.queues[q].write(l, q, pkt) {
 			sent++
 		}
 	}
 	if last >= 0 {
-		l.nic.Flush(last)
+		l.queues[last].lull.flush(urgent)
 	}
 	return sent, nil
 }
@@ -206,6 +210,7 @@ func (l *link) close() error {
 		}
 		s.backlog, s.waiting = nil, 0
 		s.mu.Unlock()
+		s.lull.stop()
 	}
 	if l.capture != nil {
 		return l.capture.close()

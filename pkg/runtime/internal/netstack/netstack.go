@@ -20,6 +20,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	vnet "github.com/anthropics/boxlite/pkg/virtio/net"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -77,6 +78,7 @@ type Network struct {
 	ping  *pinger
 	ports *portTable
 	count counters
+	limit limits
 
 	queries atomic.Int64 // under way at the name server
 
@@ -120,7 +122,7 @@ func New(cfg Config) (*Network, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	n := &Network{cfg: cfg, log: cfg.Log}
+	n := &Network{cfg: cfg, log: cfg.Log, limit: processLimits()}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.stack = stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
@@ -203,9 +205,31 @@ func (n *Network) Close() error {
 	n.udp.close()
 	n.ping.close()
 	n.tcp.close()
-	n.work.Wait()
+	n.finish()
 	n.stack.Destroy()
 	return n.link.close()
+}
+
+// finish waits for the goroutines. Handshakes that the guest does not go on with take
+// two minutes to end by themselves, so they are cut, those too that have just begun.
+func (n *Network) finish() {
+	done := make(chan struct{})
+	go func() {
+		n.work.Wait()
+		close(done)
+	}()
+	again := time.NewTicker(20 * time.Millisecond)
+	defer again.Stop()
+	for {
+		for _, ep := range n.stack.RegisteredEndpoints() {
+			ep.Abort()
+		}
+		select {
+		case <-done:
+			return
+		case <-again.C:
+		}
+	}
 }
 
 // Stats say what went over a box's network since it was made.

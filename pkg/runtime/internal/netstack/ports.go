@@ -212,7 +212,7 @@ func (t *portTable) forward(o *openPort, conn *net.TCPConn) {
 		t.net.report(&flow)
 	}
 	defer f.open.Add(-1)
-	if f.open.Add(1) > maxTCP {
+	if f.open.Add(1) > f.net.limit.tcp {
 		fail(errors.New("too many connections"))
 		return
 	}
@@ -223,7 +223,9 @@ func (t *portTable) forward(o *openPort, conn *net.TCPConn) {
 		fail(err)
 		return
 	}
-	f.run(newRelay(t.net, ep, wq, conn), &flow)
+	rel := newRelay(t.net, ep, wq, conn)
+	rel.buffer = f.prepare(ep)
+	f.run(rel, &flow)
 }
 
 // receiveUDP passes on what comes to a UDP port. Each sender gets a port of the

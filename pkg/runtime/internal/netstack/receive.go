@@ -15,7 +15,7 @@ import (
 
 // Receive implements [vnet.Host]: a frame of the guest. It is copied once and
 // judged on the copy.
-func (l *link) Receive(_ int, _ *vnet.Header, v [][]byte) {
+func (l *link) Receive(q int, _ *vnet.Header, v [][]byte) {
 	size := queue.Len(v)
 	c := &l.net.count
 	c.sentFrames.Add(1)
@@ -31,6 +31,7 @@ func (l *link) Receive(_ int, _ *vnet.Header, v [][]byte) {
 	queue.Gather(eth[:], v)
 	view := buffer.NewViewSize(size - ethernetHeader)
 	gatherFrom(view.AsSlice(), v, ethernetHeader)
+	l.queues[q].lull.received(view.AsSlice())
 	l.judge(header.Ethernet(eth[:]).Type(), view)
 }
 
@@ -86,9 +87,10 @@ func (l *link) judge4(p []byte) bool {
 		return false
 	}
 	if h.TransportProtocol() == header.ICMPv4ProtocolNumber && dst != Gateway4 {
-		if h.FragmentOffset() == 0 && !h.More() {
-			l.net.ping.echo(dst, int(h.TTL()), body)
+		if h.FragmentOffset() != 0 || h.More() {
+			body = l.net.ping.pieces.add(pieceKey{dst, uint32(h.ID())}, int(h.FragmentOffset()), h.More(), body)
 		}
+		l.net.ping.echo(dst, int(h.TTL()), body)
 		return false
 	}
 	return true
@@ -108,9 +110,22 @@ func (l *link) judge6(p []byte) bool {
 		return false
 	}
 	src, dst := netip.AddrFrom16([16]byte(p[8:])), netip.AddrFrom16([16]byte(p[24:]))
-	body := p[header.IPv6MinimumSize:]
-	if h.TransportProtocol() == header.ICMPv6ProtocolNumber {
+	proto, at, ok := upperLayer(p)
+	if !ok {
+		l.net.count.dropped.Add(1)
+		return false
+	}
+	body := p[at:]
+	if proto == header.ICMPv6ProtocolNumber {
 		switch {
+		case fragmentOnly(h, at) && src == Guest6 && dst == Gateway6:
+			return true
+		case fragmentOnly(h, at) && src == Guest6 && !dst.IsMulticast():
+			f := header.IPv6Fragment(p[header.IPv6MinimumSize:])
+			body = l.net.ping.pieces.add(pieceKey{dst, f.ID()}, int(f.FragmentOffset())*8, f.More(), body)
+			l.net.ping.echo(dst, int(h.HopLimit()), body)
+		case at != header.IPv6MinimumSize: // no host has to hide one, and the stack would answer for others
+			l.net.count.dropped.Add(1)
 		case len(body) < header.ICMPv6MinimumSize:
 			l.net.count.dropped.Add(1)
 		case l.neighbour(src, dst, body): // solicitations, and what only routers send

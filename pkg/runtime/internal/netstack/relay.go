@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/anthropics/boxlite/pkg/runtime/internal/netstack/egress"
 	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
@@ -23,11 +25,15 @@ type relay struct {
 	wq    *waiter.Queue
 	host  *net.TCPConn
 
+	buffer int64 // of tcpForwarder.buffers
+
 	// sniff, when not nil, judges the guest's first bytes before they go on.
 	sniff   *egress.Sniffer
 	refusal egress.Verdict // its
 
 	sent, received atomic.Uint64 // bytes: from the guest, to the guest
+	finished       atomic.Bool   // the guest was told that no more comes
+	gone           atomic.Bool   // the guest has reset the connection
 	once           sync.Once
 	why            error         // what cut it
 	stop           chan struct{} // closed with it
@@ -51,6 +57,10 @@ func (r *relay) run() error {
 		r.cut(err)
 		return r.why
 	}
+	ends := waiter.NewFunctionEntry(waiter.EventHUp|waiter.EventErr, func(waiter.EventMask) { r.hungUp() })
+	r.wq.EventRegister(&ends)
+	defer r.wq.EventUnregister(&ends)
+	r.hungUp() // it may have been before
 	var down sync.WaitGroup
 	down.Go(func() {
 		if err := r.download(raw); err != nil {
@@ -61,13 +71,35 @@ func (r *relay) run() error {
 		r.cut(err)
 	}
 	down.Wait()
+	r.once.Do(func() {}) // from here on it is too late to cut it
 	return r.why
 }
+
+// hungUp wakes both directions when the guest has reset the connection, as they may
+// both be waiting for the host. The stack calls it, under its locks too.
+func (r *relay) hungUp() {
+	switch tcp.EndpointState(r.guest.State()) {
+	case tcp.StateError:
+	case tcp.StateClose: // so is a reset after the guest's own end; without it, after both ends
+		if r.finished.Load() {
+			return
+		}
+	default:
+		return
+	}
+	r.gone.Store(true)
+	r.host.SetLinger(0)
+	r.host.SetDeadline(time.Unix(1, 0))
+}
+
+var errReset = errors.New("guest: connection reset by peer")
 
 // cut ends both directions at once: each side sees a reset.
 func (r *relay) cut(err error) {
 	r.once.Do(func() {
-		r.why = err
+		if r.why = err; r.gone.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
+			r.why = errReset
+		}
 		close(r.stop)
 		r.guest.Abort()
 		r.host.SetLinger(0)
@@ -219,6 +251,7 @@ func (r *relay) download(raw syscall.RawConn) error {
 		}
 		r.received.Add(uint64(n))
 		if end {
+			r.finished.Store(true)
 			if terr := r.guest.Shutdown(tcpip.ShutdownWrite); terr != nil {
 				return errors.New("guest: " + terr.String())
 			}

@@ -26,11 +26,19 @@ const (
 	// dialTimeout is how long the host may try to connect.
 	dialTimeout = 30 * time.Second
 
-	// A connection's buffers in the stack are large while there are few, so that
-	// one is fast, and small when there are many, so that they stay bounded.
+	// A connection's buffers in the stack, one each way, are large while there are
+	// few, so that one is fast, and small when there are many: each way all of them
+	// have bufferTotal, and minBuffer each on top of that.
 	maxBuffer   = 4 << 20
-	minBuffer   = 32 << 10
+	minBuffer   = 16 << 10
 	bufferTotal = 64 << 20
+	// openBuffer is the receive buffer that a connection starts with. The stack offers
+	// half of it as a window, and Linux sends no segment larger than half a window: with
+	// less than 256 KiB the guest would send segments of less than 64 KiB.
+	openBuffer = 1 << 20
+	// firstWindow is what a SYN is answered with, before it is known how many there
+	// will be: what was offered cannot be taken back.
+	firstWindow = 64 << 10
 
 	timeWait = 5 * time.Second // the guest is one hop away, and orderly
 )
@@ -41,6 +49,7 @@ type tcpForwarder struct {
 	forward *tcp.Forwarder
 	dialer  net.Dialer
 	open    atomic.Int64
+	buffers atomic.Int64                        // of bufferTotal, in use
 	where   func(netip.AddrPort) netip.AddrPort // hostSide, but for tests
 
 	mu     sync.Mutex
@@ -49,7 +58,7 @@ type tcpForwarder struct {
 
 func newTCPForwarder(n *Network) *tcpForwarder {
 	f := &tcpForwarder{net: n, relays: make(map[*relay]struct{}), dialer: net.Dialer{Timeout: dialTimeout}, where: hostSide}
-	f.forward = tcp.NewForwarder(n.stack, minBuffer*2, maxOpening, func(r *tcp.ForwarderRequest) {
+	f.forward = tcp.NewForwarder(n.stack, firstWindow, n.limit.opening, func(r *tcp.ForwarderRequest) {
 		if !n.spawn(func() { f.accept(r) }) {
 			r.Complete(true)
 		}
@@ -61,8 +70,8 @@ func newTCPForwarder(n *Network) *tcpForwarder {
 func (f *tcpForwarder) tune() error {
 	s := f.net.stack
 	sack, moderate := tcpip.TCPSACKEnabled(true), tcpip.TCPModerateReceiveBufferOption(true)
-	rcv := tcpip.TCPReceiveBufferSizeRangeOption{Min: minBuffer, Default: 1 << 20, Max: maxBuffer}
-	snd := tcpip.TCPSendBufferSizeRangeOption{Min: minBuffer, Default: 1 << 20, Max: maxBuffer}
+	rcv := tcpip.TCPReceiveBufferSizeRangeOption{Min: minBuffer, Default: openBuffer, Max: maxBuffer}
+	snd := tcpip.TCPSendBufferSizeRangeOption{Min: minBuffer, Default: openBuffer, Max: maxBuffer}
 	wait, linger := tcpip.TCPTimeWaitTimeoutOption(timeWait), tcpip.TCPLingerTimeoutOption(30*time.Second)
 	for _, o := range []tcpip.SettableTransportProtocolOption{&sack, &moderate, &rcv, &snd, &wait, &linger} {
 		if err := s.SetTransportProtocolOption(tcp.ProtocolNumber, o); err != nil {
@@ -92,7 +101,7 @@ func (f *tcpForwarder) accept(r *tcp.ForwarderRequest) {
 		flow.Err = err.Error()
 		f.net.report(&flow)
 	}
-	if f.open.Add(1) > maxTCP {
+	if f.open.Add(1) > f.net.limit.tcp {
 		f.open.Add(-1)
 		f.net.count.tcpErrors.Add(1)
 		fail(errors.New("too many connections"))
@@ -121,8 +130,8 @@ func (f *tcpForwarder) accept(r *tcp.ForwarderRequest) {
 		return
 	}
 	r.Complete(false)
-	f.prepare(ep)
 	rel := newRelay(f.net, ep, &wq, conn)
+	rel.buffer = f.prepare(ep)
 	if flow.Verdict.NeedsName {
 		rel.sniff = f.net.cfg.Policy.Sniffer(egress.Flow{Protocol: egress.TCP, Dst: dst}, flow.Verdict)
 	}
@@ -140,19 +149,31 @@ func (f *tcpForwarder) dial(ctx context.Context, dst netip.AddrPort) (*net.TCPCo
 	return conn.(*net.TCPConn), nil
 }
 
-// prepare sets up an endpoint.
-func (f *tcpForwarder) prepare(ep tcpip.Endpoint) {
+// prepare sets up an endpoint. The result is what it has of bufferTotal, which the
+// caller gives back to buffers in the end.
+func (f *tcpForwarder) prepare(ep tcpip.Endpoint) (size int64) {
 	o := ep.SocketOptions()
 	o.SetDelayOption(false) // what the other side sent at once goes on at once
-	if size := bufferTotal / max(f.open.Load(), 1); size < 1<<20 {
-		size = max(size, minBuffer)
-		o.SetSendBufferSize(size, true)
-		o.SetReceiveBufferSize(size, true)
+	for {
+		used := f.buffers.Load()
+		if size = (bufferTotal - used) / 16; used <= bufferTotal/2 {
+			size = maxBuffer // at most: the stack finds out how much is of use
+		}
+		if size = max(size, 0); f.buffers.CompareAndSwap(used, used+size) {
+			break
+		}
 	}
+	// A forwarded connection has the buffer of its handshake, and nothing makes it grow.
+	o.SetReceiveBufferSize(min(max(size, minBuffer), openBuffer), true)
+	if size < maxBuffer {
+		o.SetSendBufferSize(max(size, minBuffer), true) // which ends its growth
+	}
+	return size
 }
 
 // run relays until both sides are done, and reports the flow.
 func (f *tcpForwarder) run(r *relay, flow *Flow) {
+	defer f.buffers.Add(-r.buffer)
 	f.mu.Lock()
 	if f.relays == nil { // closed
 		f.mu.Unlock()
@@ -209,7 +230,6 @@ func (f *tcpForwarder) connect(ctx context.Context, dst netip.AddrPort) (tcpip.E
 	if terr != nil {
 		return nil, nil, errors.New(terr.String())
 	}
-	f.prepare(ep)
 	entry, ready := waiter.NewChannelEntry(waiter.WritableEvents)
 	wq.EventRegister(&entry)
 	defer wq.EventUnregister(&entry)

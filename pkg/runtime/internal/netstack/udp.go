@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	// maxUDP bounds flows of datagrams; when there are more, the one that was
-	// silent for longest makes room.
+	// maxUDP bounds flows of datagrams; when there are more, one that was silent
+	// for long makes room.
 	maxUDP = 4096
 	// udpIdle ends a flow: longer than QUIC's and WireGuard's keep-alives.
 	udpIdle = 2 * time.Minute
@@ -35,15 +35,18 @@ type udpKey struct{ src, dst netip.AddrPort }
 type udpTable struct {
 	net *Network
 
-	mu    sync.Mutex
-	flows map[udpKey]*udpFlow
+	mu      sync.Mutex
+	flows   map[udpKey]*udpFlow // nil when closed
+	opening int                 // flows that are being judged and opened: maxOpening at most
 }
 
 // udpFlow is one of them.
 type udpFlow struct {
 	key      udpKey
 	conn     *net.UDPConn // nil while it is being opened; see ready
+	to       *sender      // into conn
 	used     atomic.Int64 // when the last datagram went, either way: Unix ns
+	refused  atomic.Int64 // when it may be tried again: Unix ns; 0 for a flow that may be
 	sent     atomic.Uint64
 	received atomic.Uint64
 
@@ -80,39 +83,64 @@ func (t *udpTable) handle(id stack.TransportEndpointID, pkt *stack.PacketBuffer)
 	case src.Addr().IsUnspecified():
 		return true
 	}
-	t.flow(udpKey{src, dst}).send(t, data)
+	if f := t.flow(udpKey{src, dst}); f != nil {
+		f.send(t, data)
+	}
 	return true
 }
 
-// flow finds a flow or opens it.
+// flow finds a flow or opens it. nil is for one that may not be, or not now.
 func (t *udpTable) flow(key udpKey) *udpFlow {
+	now := time.Now().UnixNano()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if f := t.flows[key]; f != nil {
-		return f
+	f := t.flows[key]
+	if f != nil {
+		again := f.refused.Load()
+		if again == 0 {
+			return f
+		} else if now < again {
+			return nil
+		}
+		delete(t.flows, key)
 	}
-	f := &udpFlow{key: key}
-	f.used.Store(time.Now().UnixNano())
-	if t.flows == nil { // closed
-		f.dead = true
-		return f
+	if t.flows == nil || t.opening >= t.net.limit.opening {
+		return nil
 	}
-	if len(t.flows) >= maxUDP {
+	f = &udpFlow{key: key}
+	f.used.Store(now)
+	if len(t.flows) >= t.net.limit.udp {
 		t.evict()
 	}
-	t.flows[key] = f
 	if !t.net.spawn(func() { t.serve(f) }) {
-		f.dead = true
+		return nil
 	}
+	t.flows[key] = f
+	t.opening++
 	return f
 }
 
-// evict ends the flow that was silent for longest.
+// opened ends what flow began, whatever came of it.
+func (t *udpTable) opened() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.opening--
+}
+
+// evictFrom is how many flows are looked at for one to end. Looking at all would have
+// the guest choose how long each of its datagrams takes.
+const evictFrom = 32
+
+// evict ends the flow that was silent for longest of some that chance names.
 func (t *udpTable) evict() {
 	var oldest *udpFlow
+	looked := 0
 	for _, f := range t.flows {
 		if oldest == nil || f.used.Load() < oldest.used.Load() {
 			oldest = f
+		}
+		if looked++; looked == evictFrom {
+			break
 		}
 	}
 	delete(t.flows, oldest.key)
@@ -132,82 +160,103 @@ func (f *udpFlow) send(t *udpTable, data stack.PacketData) {
 			f.waiting = append(f.waiting, data.AsRange().ToSlice())
 		}
 	default:
-		f.write(data)
+		f.write(t, data)
 	}
 }
 
 // write sends from the stack's own buffer when a datagram lies in one piece, as all
 // but reassembled ones do.
-func (f *udpFlow) write(data stack.PacketData) {
-	if size := data.Size(); size == 0 {
-		_ = sendNow(f.conn, nil)
-		return
-	} else if p, ok := data.PullUp(size); ok && sendNow(f.conn, p) == nil {
-		f.sent.Add(uint64(size))
+func (f *udpFlow) write(t *udpTable, data stack.PacketData) {
+	size := data.Size()
+	if size == 0 {
+		f.pass(t, nil)
+	} else if p, ok := data.PullUp(size); ok {
+		f.pass(t, p)
+	}
+}
+
+// pass sends a datagram on, and tells the guest what became of one before.
+func (f *udpFlow) pass(t *udpTable, p []byte) {
+	sent, err := f.to.send(p)
+	if sent {
+		f.sent.Add(uint64(len(p)))
+	}
+	if err != nil {
+		t.net.unreachable(f.key, err)
 	}
 }
 
 // serve opens a flow, carries what comes back, and ends it.
 func (t *udpTable) serve(f *udpFlow) {
 	flow := Flow{Time: time.Now(), Protocol: egress.UDP, Src: f.key.src, Dst: f.key.dst}
-	c := &t.net.count
-	flow.Verdict = t.net.cfg.Policy.Check(t.net.ctx, egress.Flow{Protocol: egress.UDP, Dst: f.key.dst})
-	if !flow.Verdict.Allow {
-		c.denied.Add(1)
-		flow.Err = errDenied.Error()
-		t.refuse(f)
-		t.net.report(&flow)
-		return
-	}
-	defer t.net.cfg.Policy.Hold(f.key.dst.Addr())()
-	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(hostSide(f.key.dst)))
+	release, err := t.open(f, &flow)
+	t.opened()
 	if err != nil {
 		flow.Err = err.Error()
-		t.refuse(f)
+		t.refuse(f, err)
 		t.net.report(&flow)
 		return
 	}
+	defer release()
+	c := &t.net.count
 	c.udpActive.Add(1)
 	c.udpTotal.Add(1)
-	if !f.open(conn) {
-		conn.Close()
-	} else {
-		t.receive(f, conn)
-	}
+	t.receive(f)
 	c.udpActive.Add(-1)
 	t.drop(f)
 	flow.Sent, flow.Received = f.sent.Load(), f.received.Load()
 	t.net.report(&flow)
 }
 
-// refuse keeps a flow that may not be, for a while, so that each of its datagrams
-// does not ask again.
-func (t *udpTable) refuse(f *udpFlow) {
-	f.end()
-	timer := time.NewTimer(5 * time.Second)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-t.net.ctx.Done():
+// open judges a flow and makes it ready. release ends its hold of the destination's
+// name, which stays that of the address while somebody uses it.
+func (t *udpTable) open(f *udpFlow, flow *Flow) (release func(), err error) {
+	flow.Verdict = t.net.cfg.Policy.Check(t.net.ctx, egress.Flow{Protocol: egress.UDP, Dst: f.key.dst})
+	if !flow.Verdict.Allow {
+		t.net.count.denied.Add(1)
+		return nil, errDenied
 	}
-	t.drop(f)
+	release = t.net.cfg.Policy.Hold(f.key.dst.Addr())
+	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(hostSide(f.key.dst)))
+	if err != nil {
+		release()
+		return nil, err
+	}
+	to, err := newSender(conn)
+	if err != nil {
+		release()
+		conn.Close()
+		return nil, err
+	}
+	f.begin(t, conn, to)
+	return release, nil
 }
 
-// open makes a flow ready and sends what waited. It reports false if it is over.
-func (f *udpFlow) open(conn *net.UDPConn) bool {
+// refusalTime is how long a flow that may not be is remembered, so that each of its
+// datagrams does not ask again.
+const refusalTime = 5 * time.Second
+
+// refuse notes that a flow may not be, and tells the guest why.
+func (t *udpTable) refuse(f *udpFlow, err error) {
+	f.refused.Store(time.Now().Add(refusalTime).UnixNano())
+	f.end()
+	t.net.unreachable(f.key, err)
+}
+
+// begin makes a flow ready and sends what waited, unless it is over already.
+func (f *udpFlow) begin(t *udpTable, conn *net.UDPConn, to *sender) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.conn, f.to = conn, to
 	if f.dead {
-		return false
+		conn.Close()
+		return
 	}
-	f.conn, f.ready = conn, true
+	f.ready = true
 	for _, p := range f.waiting {
-		if sendNow(conn, p) == nil {
-			f.sent.Add(uint64(len(p)))
-		}
+		f.pass(t, p)
 	}
 	f.waiting = nil
-	return true
 }
 
 // end closes a flow; who reads from its socket is woken.
@@ -234,14 +283,10 @@ var datagrams = sync.Pool{New: func() any { return new([maxDatagram]byte) }}
 
 // receive carries datagrams to the guest until the flow is idle or over. The buffer
 // is taken when there is something to read, so that idle flows hold none.
-func (t *udpTable) receive(f *udpFlow, conn *net.UDPConn) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return
-	}
+func (t *udpTable) receive(f *udpFlow) {
 	for {
-		conn.SetReadDeadline(time.Unix(0, f.used.Load()).Add(udpIdle))
-		n, err := readDatagram(raw, func(p []byte) {
+		f.conn.SetReadDeadline(time.Unix(0, f.used.Load()).Add(udpIdle))
+		n, err := readDatagram(f.to.raw, func(p []byte) {
 			f.used.Store(time.Now().UnixNano())
 			f.received.Add(uint64(len(p)))
 			t.net.datagram(f.key.dst, f.key.src, p)
@@ -255,7 +300,8 @@ func (t *udpTable) receive(f *udpFlow, conn *net.UDPConn) {
 			}
 			return
 		}
-		if isRefused(err) { // the far end said so by ICMP; say it to the guest by silence
+		if isRefused(err) { // the far end said so by ICMP
+			t.net.unreachable(f.key, err)
 			continue
 		}
 		return

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -39,8 +40,8 @@ func udpEcho(t *testing.T) netip.AddrPort {
 
 func (g *guest) udp(local uint16, remote netip.AddrPort) *gonet.UDPConn {
 	g.t.Helper()
-	c, err := gonet.DialUDP(g.stack, &tcpip.FullAddress{NIC: 1, Addr: toTCPIP(Guest4), Port: local},
-		&tcpip.FullAddress{Addr: toTCPIP(remote.Addr()), Port: remote.Port()}, ipv4.ProtocolNumber)
+	c, err := gonet.DialUDP(g.stack, &tcpip.FullAddress{NIC: 1, Addr: toTCPIP(guestOf(remote.Addr())), Port: local},
+		&tcpip.FullAddress{Addr: toTCPIP(remote.Addr()), Port: remote.Port()}, networkOf(remote.Addr()))
 	require.NoError(g.t, err)
 	g.t.Cleanup(func() { c.Close() })
 	return c
@@ -98,6 +99,103 @@ func TestUDPDenied(t *testing.T) {
 	require.False(t, f.Verdict.Allow)
 	require.Equal(t, egress.UDP, f.Protocol)
 	require.EqualValues(t, 1, g.net.Stats().Denied)
+}
+
+// TestUDPUnreachable has programs of the guest learn from their sockets that nobody is
+// there, and that they may not.
+func TestUDPUnreachable(t *testing.T) {
+	g := newGuest(t, Config{})
+	for _, host := range []string{"127.0.0.1:0", "[::1]:0"} {
+		l, err := net.ListenPacket("udp", host)
+		require.NoError(t, err)
+		at := l.LocalAddr().(*net.UDPAddr).AddrPort()
+		require.NoError(t, l.Close())
+		to := netip.AddrPortFrom(Host4, at.Port())
+		if at.Addr().Is6() {
+			to = netip.AddrPortFrom(Host6, at.Port())
+		}
+		requireUnreachable(t, g.udp(0, to), "refused")
+
+		// A refusal is of the datagram before, and does not cost the next one.
+		c := g.udp(0, to)
+		requireUnreachable(t, c, "refused")
+		back, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(at))
+		require.NoError(t, err)
+		_, err = c.Write([]byte("again"))
+		require.NoError(t, err)
+		buf := make([]byte, 100)
+		back.SetReadDeadline(time.Now().Add(waitLong))
+		for {
+			n, err := back.Read(buf)
+			require.NoError(t, err)
+			if string(buf[:n]) == "again" {
+				break
+			}
+		}
+		require.NoError(t, back.Close())
+	}
+
+	// Of what is denied the guest's stack in these tests takes no notice; Linux does.
+	frames := make(chan []byte, 8)
+	g.net.link.nic = capturing{g.link, frames}
+	for to, code := range map[string][2]byte{"10.0.0.1:443": {3, 13}, "[fd00::1]:443": {1, 1}} {
+		key := udpKey{netip.AddrPortFrom(Guest4, 4000), netip.MustParseAddrPort(to)}
+		at, inner := 14+20, 20
+		if key.dst.Addr().Is6() {
+			key.src = netip.AddrPortFrom(Guest6, 4000)
+			at, inner = 14+40, 40
+		}
+		require.NotNil(t, g.net.udp.flow(key))
+		f := <-frames
+		require.Equal(t, code[:], f[at:at+2])
+		require.Equal(t, []byte{4000 >> 8, 4000 & 255, 443 >> 8, 443 & 255}, f[at+8+inner:at+12+inner], "the ports that it is about")
+	}
+}
+
+func requireUnreachable(t *testing.T, c net.Conn, why string) {
+	t.Helper()
+	_, err := c.Write([]byte("x"))
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { // package gonet wakes no reader for it
+		c.SetReadDeadline(time.Now().Add(tick))
+		_, err = c.Read(make([]byte, 10))
+		return err != nil && strings.Contains(err.Error(), why)
+	}, waitLong, tick)
+}
+
+func BenchmarkUDPSend(b *testing.B) {
+	l, err := net.ListenPacket("udp", "127.0.0.1:0")
+	require.NoError(b, err)
+	defer l.Close()
+	conn, err := net.DialUDP("udp", nil, l.LocalAddr().(*net.UDPAddr))
+	require.NoError(b, err)
+	defer conn.Close()
+	to, err := newSender(conn)
+	require.NoError(b, err)
+	p := make([]byte, 1200)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := to.send(p); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func TestUDPSendAllocatesNothing(t *testing.T) {
+	l, err := net.ListenPacket("udp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	conn, err := net.DialUDP("udp", nil, l.LocalAddr().(*net.UDPAddr))
+	require.NoError(t, err)
+	defer conn.Close()
+	to, err := newSender(conn)
+	require.NoError(t, err)
+	p := make([]byte, 1200)
+	require.Zero(t, testing.AllocsPerRun(100, func() {
+		if sent, err := to.send(p); !sent || err != nil {
+			panic(err)
+		}
+	}))
 }
 
 func TestForwardedTCP(t *testing.T) {

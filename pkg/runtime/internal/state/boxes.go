@@ -19,11 +19,14 @@ var changed = strings.TrimPrefix(columns, "id, ")
 
 // Insert adds a box, with the events recorded in it. A name in use is ErrExists.
 func (s *DB) Insert(ctx context.Context, b *Box) error {
-	err := s.write(ctx, !b.Ephemeral, func(tx *sql.Tx) error {
+	err := s.write(ctx, !b.Ephemeral || len(b.Volumes) > 0, func(tx *sql.Tx) error {
 		if err := nameFree(ctx, tx, b); err != nil {
 			return err
 		}
 		if _, err := tx.ExecContext(ctx, "INSERT INTO boxes ("+columns+") VALUES ("+marks+")", b.values()...); err != nil {
+			return err
+		}
+		if err := useVolumes(ctx, tx, b); err != nil {
 			return err
 		}
 		if err := count(ctx, tx, "", map[string]int64{CounterCreated: 1}); err != nil {
@@ -129,8 +132,10 @@ func (s *DB) List(ctx context.Context) ([]*Box, error) {
 }
 
 // Delete removes a box and records an event of this kind about it. One that is
-// not there is no error, and no event.
-func (s *DB) Delete(ctx context.Context, id, kind string) error {
+// not there is no error, and no event. With take, the anonymous volumes that were
+// made for it go as well: take moves their content away before anybody can see that
+// they are gone.
+func (s *DB) Delete(ctx context.Context, id, kind string, take func([]Volume) error) error {
 	err := s.write(ctx, s.lasting(ctx, id), func(tx *sql.Tx) error {
 		var name sql.NullString
 		err := tx.QueryRowContext(ctx, "DELETE FROM boxes WHERE id = ? RETURNING name", id).Scan(&name)
@@ -142,7 +147,22 @@ func (s *DB) Delete(ctx context.Context, id, kind string) error {
 		if _, err := tx.ExecContext(ctx, "DELETE FROM counters WHERE box = ?", id); err != nil {
 			return err
 		}
-		return addEvents(ctx, tx, []Event{{Time: time.Now(), Kind: kind, Box: id, Name: name.String}})
+		own, err := leaveVolumes(ctx, tx, id)
+		if err != nil {
+			return err
+		}
+		if err := addEvents(ctx, tx, []Event{{Time: time.Now(), Kind: kind, Box: id, Name: name.String}}); err != nil {
+			return err
+		}
+		if take == nil || len(own) == 0 {
+			return nil
+		}
+		for _, v := range own {
+			if _, err := tx.ExecContext(ctx, "DELETE FROM volumes WHERE name = ?", v.Name); err != nil {
+				return err
+			}
+		}
+		return take(own)
 	})
 	if err != nil {
 		return fmt.Errorf("state: delete box %s: %w", id, err)

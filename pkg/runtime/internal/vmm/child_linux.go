@@ -17,6 +17,7 @@ import (
 	"github.com/anthropics/boxlite/pkg/hv"
 	"github.com/anthropics/boxlite/pkg/machine"
 	"github.com/anthropics/boxlite/pkg/runtime/internal/boxlog"
+	"github.com/anthropics/boxlite/pkg/virtio/fs"
 	"golang.org/x/sys/unix"
 )
 
@@ -34,7 +35,8 @@ type child struct {
 	parent  *parentLink
 	console *console
 	devices devices
-	network *network // nil for none
+	network *network     // nil for none
+	mapped  []*fs.Device // the volumes whose files belong to the box's user
 	m       *machine.Machine
 	socket  *bridge
 	command *supervisor // nil without a main command
@@ -174,6 +176,9 @@ func (c *child) build() (err error) {
 		}
 	}()
 	if err := c.openNetwork(); err != nil {
+		return err
+	}
+	if err := c.openVolumes(); err != nil {
 		return err
 	}
 	kernel, err := os.Open(c.cfg.Kernel)

@@ -30,6 +30,7 @@ type Config struct {
 	Rootfs    []Part // read-only root filesystem, one flat disk; empty for none
 	Disk      string // writable disk; empty for none
 	Setup     agentapi.Setup
+	Mounts    []Mount  // in the order in which they are mounted
 	Main      *Main    // the box's own command; nil for none
 	Network   *Network // nil for none
 
@@ -37,6 +38,20 @@ type Config struct {
 	Ephemeral bool          // at the end remove Dir, or all of it but the report where somebody may ask for that
 	Stall     time.Duration // give a boot up after so long without a sign of life
 	Grace     time.Duration // for the guest's processes between SIGTERM and SIGKILL
+}
+
+// Mount is a file system that the box gets at a path.
+type Mount struct {
+	Point agentapi.MountPoint // Kind, Tag and File of a share are set by the VMM process
+	Share *Share              // nil for a tmpfs
+}
+
+// Share is what of the host goes there.
+type Share struct {
+	Path        string // of a folder or a regular file
+	Populate    bool   // an empty folder first gets what the image has at the mount point
+	KeepOwners  bool   // owners and modes are kept in extended attributes, not squashed
+	SharedLocks bool   // locks hold against other boxes and the host
 }
 
 // Part is a piece of a file on a disk made of several. Length is in bytes; the

@@ -9,22 +9,24 @@ import (
 	"time"
 
 	"github.com/anthropics/boxlite/pkg/runtime/internal/netstack"
+	"github.com/anthropics/boxlite/pkg/runtime/internal/netstack/egress"
 )
 
 // FlowEntry is one line of a box's network.log, in JSON: a connection, a flow of
-// datagrams or a run of echo requests, with the verdict of the policy.
+// datagrams or a run of echo requests, with the verdict of the policy; or a name that
+// the guest was not to resolve, or that somebody was asked about.
 type FlowEntry struct {
-	Time     time.Time // when it began
-	Seconds  float64   // how long it lasted
-	Protocol string    // tcp, udp or icmp
-	Inbound  bool      `json:",omitempty"` // by a forwarded port
-	From     netip.AddrPort
-	To       netip.AddrPort
-	Name     string `json:",omitempty"` // of To, as the guest looked it up
-	Action   string // allow or deny
-	Rule     string `json:",omitempty"` // that decided
-	Reason   string `json:",omitempty"`
-	Sent     uint64 // bytes of content from the guest
+	Time     time.Time      // when it began
+	Seconds  float64        // how long it lasted
+	Protocol string         // tcp, udp, icmp, or dns for a name
+	Inbound  bool           `json:",omitempty"` // by a forwarded port
+	From     netip.AddrPort `json:",omitzero"`
+	To       netip.AddrPort `json:",omitzero"`
+	Name     string         `json:",omitempty"` // of To, as the guest looked it up
+	Action   string         // allow or deny
+	Rule     string         `json:",omitempty"` // that decided
+	Reason   string         `json:",omitempty"`
+	Sent     uint64         // bytes of content from the guest
 	Received uint64
 	Error    string `json:",omitempty"` // how it failed, or was cut
 	Lost     uint64 `json:",omitempty"` // entries before this one that there was no time for
@@ -68,6 +70,20 @@ func (l *flowLog) add(f netstack.Flow) {
 			e.Action, e.Error = "deny", ""
 		}
 	}
+	l.put(e)
+}
+
+// addLookup takes the policy's decision on a name, as far as the flows do not show
+// it. Any goroutine may call it; it never blocks.
+func (l *flowLog) addLookup(d egress.Decision) {
+	asked := d.Reason == egress.ByAnswer || d.Reason == egress.NoAnswer
+	if d.Kind != egress.KindLookup || d.Action == egress.Allow && !asked {
+		return
+	}
+	l.put(FlowEntry{Time: d.Time, Protocol: "dns", Name: d.Name, Action: d.Action.String(), Rule: d.Rule, Reason: d.Reason.String()})
+}
+
+func (l *flowLog) put(e FlowEntry) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.ended {

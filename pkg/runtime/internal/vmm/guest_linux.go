@@ -61,10 +61,35 @@ func (a *agentLink) setUp(ctx context.Context, conn net.Conn) error {
 	if err != nil {
 		return err
 	}
+	if err := a.mount(ctx, client, &ready); err != nil {
+		return err
+	}
 	a.client = client
 	close(a.ready)
 	a.c.reached(Event{Stage: StageReady, Ready: &ready})
 	return nil
+}
+
+// mount has the guest mount its volumes. Where owners are not kept, their files are
+// the box's user's there.
+func (a *agentLink) mount(ctx context.Context, client *guest.Client, ready *agentapi.Ready) error {
+	mounts := a.c.cfg.Mounts
+	if len(mounts) == 0 {
+		return nil
+	}
+	for _, d := range a.c.mapped {
+		d.SetOwner(ready.UID, ready.GID)
+	}
+	release, err := lockEmpty(ctx, mounts)
+	defer release()
+	if err != nil {
+		return err
+	}
+	points := make([]agentapi.MountPoint, len(mounts))
+	for i := range mounts {
+		points[i] = mounts[i].Point
+	}
+	return client.Mount(ctx, points)
 }
 
 // event notes what the agent says unasked. Its text is the guest's.

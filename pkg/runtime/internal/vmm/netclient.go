@@ -2,6 +2,8 @@ package vmm
 
 import (
 	"context"
+	"errors"
+	"sync"
 
 	"github.com/anthropics/boxlite/pkg/runtime/internal/netstack/egress"
 )
@@ -33,8 +35,17 @@ func RemovePort(ctx context.Context, dir string, p Port) error {
 	return tell(ctx, dir, request{Op: opRemovePort, Port: &p})
 }
 
+// maxDeciding bounds the questions that a client works on at a time: as many as a
+// policy asks at once. What comes on top, where decide forgets its context, is denied.
+const maxDeciding = 32
+
+// ErrReplaced says that another client decides now.
+var ErrReplaced = errors.New("vmm: another client decides now")
+
 // Decide answers what the policy of the box in a folder asks, until ctx ends or the
-// box does. decide is called on one goroutine for each question.
+// box does, which is no error, or another client takes over, which is ErrReplaced.
+// Other errors say that it could not begin. decide is called on a goroutine for each question, with the time
+// that there is for it, and may still run when Decide returns.
 func Decide(ctx context.Context, dir string, decide func(context.Context, egress.Request) egress.Action) error {
 	conn, _, err := ask(ctx, dir, request{Op: opDecide})
 	if err != nil {
@@ -44,31 +55,37 @@ func Decide(ctx context.Context, dir string, decide func(context.Context, egress
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	answers := make(chan answer)
-	go func() {
-		for {
-			select {
-			case a := <-answers:
-				if writeFrame(conn, a) != nil {
-					cancel()
-					return
-				}
-			case <-ctx.Done():
-				return
-			}
+	var writing sync.Mutex
+	reply := func(a answer) {
+		writing.Lock()
+		defer writing.Unlock()
+		if writeFrame(conn, a) != nil {
+			cancel()
 		}
-	}()
+	}
+	slots := make(chan struct{}, maxDeciding)
 	for {
 		var q Question
-		if err := readFrameLimit(conn, &q, requestLimit); err != nil {
-			return err
+		if readFrameLimit(conn, &q, requestLimit) != nil {
+			return nil
 		}
-		go func() {
-			a := answer{q.ID, decide(ctx, q.Ask)}
-			select {
-			case answers <- a:
-			case <-ctx.Done():
-			}
-		}()
+		if q.Replaced {
+			return ErrReplaced
+		}
+		select {
+		case slots <- struct{}{}:
+			go func() {
+				defer func() { <-slots }()
+				limited, done := context.WithTimeout(ctx, q.Left)
+				defer done()
+				a := answer{q.ID, decide(limited, q.Ask)}
+				if limited.Err() != nil { // too late: nobody may take it for an answer
+					a.Action = 0
+				}
+				reply(a)
+			}()
+		default:
+			reply(answer{q.ID, egress.Deny})
+		}
 	}
 }

@@ -2,6 +2,7 @@ package vmm
 
 import (
 	"net/netip"
+	"time"
 
 	"github.com/anthropics/boxlite/pkg/runtime/internal/netstack/egress"
 )
@@ -12,6 +13,11 @@ type Network struct {
 	Policy  egress.Config //
 	Ports   []Port        `json:",omitempty"`
 	Capture string        `json:",omitempty"` // file for the frames in pcap format; empty for none
+
+	// Where the policy asks: whether the parent will call Decide, which the first
+	// question then waits for, and how long an answer may take, 0 for the default.
+	Decider    bool          `json:",omitempty"`
+	AskTimeout time.Duration `json:",omitempty"`
 }
 
 // Port is a port of the host that leads to one of the guest.

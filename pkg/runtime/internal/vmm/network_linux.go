@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -33,22 +32,23 @@ const netPairs = 4
 
 // openNetwork makes the network of a box and gives it its ports.
 func openNetwork(cfg *Config, log *slog.Logger) (n *network, err error) {
-	n = &network{asking: newQuestions()}
+	own := cfg.Network
+	n = &network{asking: newQuestions(own.Decider)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, n.close())
 			n = nil
 		}
 	}()
-	own := cfg.Network
+	if n.flows, err = openFlowLog(filepath.Join(cfg.Dir, FlowName)); err != nil {
+		return n, err
+	}
 	if n.policy, err = egress.New(own.Policy, egress.Options{
 		HostName: netstack.HostName, HostAddrs: []netip.Addr{netstack.Host4, netstack.Host6},
 		Subnets: []netip.Prefix{netstack.Subnet4, netstack.Subnet6},
-		Ask:     n.asking.ask,
+		Ask:     n.asking.ask, AskTimeout: own.AskTimeout,
+		Log: n.flows.addLookup,
 	}); err != nil {
-		return n, err
-	}
-	if n.flows, err = openFlowLog(filepath.Join(cfg.Dir, FlowName)); err != nil {
 		return n, err
 	}
 	var capture netstack.Capture
@@ -157,14 +157,13 @@ func (n *network) addPort(p Port) (Port, error) {
 
 func (n *network) removePort(p Port) error { return n.stack.RemovePort(netstack.Port(p)) }
 
-func (n *network) decide(ctx context.Context, conn io.ReadWriter) error {
+func (n *network) decide(ctx context.Context, conn net.Conn) error {
 	return n.asking.serve(ctx, conn)
 }
 
 // close comes after the machine is gone.
 func (n *network) close() error {
 	var errs []error
-	n.asking.close()
 	if n.card != nil {
 		errs = append(errs, n.card.Close())
 	}

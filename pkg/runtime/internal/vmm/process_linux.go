@@ -27,6 +27,7 @@ type Process struct {
 	dir    string
 	cmd    *exec.Cmd
 	conn   *net.UnixConn
+	built  chan struct{} // closed at StageBuild
 	ready  chan struct{} // closed at StageReady
 	main   chan struct{} // closed at StageMain
 	done   chan struct{} // closed when the process is gone and report is final
@@ -70,7 +71,7 @@ func Spawn(exe string, cfg Config) (*Process, error) {
 	}
 	p := &Process{
 		PID: cmd.Process.Pid, Start: StartTime(cmd.Process.Pid), dir: cfg.Dir, cmd: cmd, conn: ours,
-		ready: make(chan struct{}), main: make(chan struct{}), done: make(chan struct{}),
+		built: make(chan struct{}), ready: make(chan struct{}), main: make(chan struct{}), done: make(chan struct{}),
 	}
 	if err := writeFrame(ours, cfg); err != nil {
 		cmd.Process.Kill()
@@ -103,7 +104,8 @@ const maxEvents = 64
 
 // follow reads events until the process ends, and reaps it.
 func (p *Process) follow() {
-	ready, main := sync.OnceFunc(func() { close(p.ready) }), sync.OnceFunc(func() { close(p.main) })
+	once := func(c chan struct{}) func() { return sync.OnceFunc(func() { close(c) }) }
+	built, ready, main := once(p.built), once(p.ready), once(p.main)
 	for {
 		var e Event
 		if err := readFrame(p.conn, &e); err != nil {
@@ -119,6 +121,8 @@ func (p *Process) follow() {
 		}
 		p.mu.Unlock()
 		switch e.Stage {
+		case StageBuild:
+			built()
 		case StageReady:
 			ready()
 		case StageMain:
@@ -176,6 +180,10 @@ func readTail(path string, n int64) ([]byte, error) {
 	}
 	return b[:got], err
 }
+
+// WaitBuilt returns when the process answers requests, before its guest runs. When it
+// ends before, the error is a [*BootError].
+func (p *Process) WaitBuilt(ctx context.Context) ([]Event, error) { return p.await(ctx, p.built) }
 
 // WaitReady returns when the guest's agent answers, with the events so far.
 // When the VM ends before, the error is a [*BootError].

@@ -28,6 +28,9 @@ type Process struct {
 // Spawn starts a VMM process.
 func Spawn(string, Config) (*Process, error) { return nil, unsupported() }
 
+// WaitBuilt returns when the process answers requests.
+func (p *Process) WaitBuilt(context.Context) ([]Event, error) { return nil, unsupported() }
+
 // WaitReady returns when the guest's agent answers.
 func (p *Process) WaitReady(context.Context) ([]Event, error) { return nil, unsupported() }
 

@@ -26,7 +26,7 @@ type boxNetwork interface {
 	ports() []Port
 	addPort(Port) (Port, error)
 	removePort(Port) error
-	decide(ctx context.Context, conn io.ReadWriter) error
+	decide(ctx context.Context, conn net.Conn) error
 }
 
 // answerLimit bounds what a request may take, but for an attachment.
@@ -53,7 +53,6 @@ func serveClient(ctx context.Context, conn *net.UnixConn, b box) error {
 			return err
 		}
 		conn.SetDeadline(time.Time{})
-		defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
 		return n.decide(ctx, conn)
 	}
 	limited, cancel := context.WithTimeout(ctx, answerLimit)

@@ -34,6 +34,7 @@ type fakeBox struct {
 	adopted    bool
 	isDetached bool
 	noMain     bool
+	network    boxNetwork // nil for none
 }
 
 func (b *fakeBox) main() *supervisor {
@@ -53,7 +54,7 @@ func (b *fakeBox) adopt() error {
 	b.adopted = true
 	return nil
 }
-func (b *fakeBox) net() boxNetwork { return nil }
+func (b *fakeBox) net() boxNetwork { return b.network }
 func (b *fakeBox) detached() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -12,6 +12,8 @@
 // nothing: these records hold addresses that would not be pinned, and the keys by
 // which a client hides for whom its TLS greeting is. Clients go on with A and AAAA.
 //
+// A name that is an alias (CNAME) of one which a rule denies is answered like that one.
+//
 // Answers that point into special ranges are passed on. Whether such an address may
 // be reached is decided where it is used, whatever the name says, so removing it
 // would add nothing against rebinding, and would break names of networks that the
@@ -23,6 +25,7 @@ package dnsproxy
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"strings"
@@ -36,6 +39,7 @@ type Policy interface {
 	Lookup(ctx context.Context, name string) egress.Verdict
 	Pin(name string, addrs []netip.Addr, ttl time.Duration)
 	NameRules() bool
+	DeniesName(name string) bool // by a rule of its own
 }
 
 var _ Policy = (*egress.Policy)(nil)
@@ -157,11 +161,17 @@ func (s *Server) answer(ctx context.Context, q *query) []byte {
 	if err == nil {
 		err = s.adopt(q, out, names)
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, errAlias):
+		return q.opt(q.reply(rcodeName, 0), blocked)
+	case err != nil:
 		return q.opt(q.reply(rcodeServer, 0), -1)
 	}
 	return out
 }
+
+// errAlias says that a name stands for one that is denied.
+var errAlias = errors.New("dnsproxy: alias of a name that is denied")
 
 // adopt makes a resolver's answer one of ours and pins its addresses.
 func (s *Server) adopt(q *query, msg []byte, names bool) error {
@@ -210,12 +220,18 @@ func (s *Server) adopt(q *query, msg []byte, names bool) error {
 	be.PutUint16(msg[2:], be.Uint16(msg[2:])|flagRA)
 	copy(msg[headerSize:], q.question) // the case in which the client wrote it
 
-	if s.opts.Policy == nil || len(found) == 0 {
+	if s.opts.Policy == nil {
 		return nil
 	}
 	chain := map[string]bool{q.name: true}
 	for name, ok := aliases[q.name]; ok && !chain[name]; name, ok = aliases[name] {
+		if s.opts.Policy.DeniesName(name) {
+			return errAlias
+		}
 		chain[name] = true
+	}
+	if len(found) == 0 {
+		return nil
 	}
 	var addrs []netip.Addr
 	for _, f := range found {

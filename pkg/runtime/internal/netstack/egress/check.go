@@ -53,6 +53,23 @@ func (p *Policy) lookup(name string) Verdict {
 	return v
 }
 
+// DeniesName tells whether a rule denies all flows to a name, as what it stands for
+// otherwise: the aliases on the way to a name's addresses.
+func (p *Policy) DeniesName(name string) bool {
+	canonical, ok := canonicalName(name)
+	if !ok {
+		return false
+	}
+	var set ruleSet
+	p.match.find(canonical, &set)
+	for i := range p.match.rules {
+		if r := &p.match.rules[i]; set.has(i) && (!r.deny || r.all()) {
+			return r.deny
+		}
+	}
+	return false
+}
+
 // Check tells whether the box may open a flow. With Default Ask it may wait for the
 // answer, as long as ctx allows; otherwise it does not block, nor allocate.
 func (p *Policy) Check(ctx context.Context, f Flow) Verdict {

@@ -51,6 +51,8 @@
 //     address that is not special.
 //   - Denying names with Default Allow restrains programs that do not mind it, not
 //     hostile ones: those find the same service under another name.
+//   - Of the aliases on the way to an address (CNAME) only those that a rule denies
+//     altogether count, and only as our DNS saw them.
 //   - A public address that a router translates to the host is not known to be the
 //     host's.
 package egress

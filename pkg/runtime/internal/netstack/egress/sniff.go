@@ -116,9 +116,9 @@ func (p *Policy) requested(f Flow, name string) Verdict {
 	shown := name
 	if a, err := netip.ParseAddr(name); err == nil {
 		if a.Unmap() != f.Dst.Addr() {
-			return Verdict{Name: name, Reason: NameInvalid}
+			return Verdict{Name: a.WithZone("").String(), Reason: NameInvalid} // a zone may be any text
 		}
-		name = ""
+		name, shown = "", a.WithZone("").String()
 	}
 	if name != "" {
 		canonical, ok := canonicalName(name)

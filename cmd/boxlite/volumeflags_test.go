@@ -1,0 +1,111 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/anthropics/boxlite/pkg/runtime"
+	"github.com/stretchr/testify/require"
+)
+
+func TestParseVolume(t *testing.T) {
+	here, err := os.Getwd()
+	require.NoError(t, err)
+	for s, want := range map[string]runtime.VolumeSpec{
+		"/a:/b":                        {HostPath: "/a", GuestPath: "/b"},
+		"/a/:/b":                       {HostPath: "/a/", GuestPath: "/b"},
+		"/:/b":                         {HostPath: "/", GuestPath: "/b"},
+		"/a:/b:ro":                     {HostPath: "/a", GuestPath: "/b", ReadOnly: true},
+		"/a:/b:rw,z":                   {HostPath: "/a", GuestPath: "/b"},
+		".:/b":                         {HostPath: here, GuestPath: "/b"},
+		"./x:/b":                       {HostPath: filepath.Join(here, "x"), GuestPath: "/b"},
+		"../x:/b":                      {HostPath: filepath.Join(filepath.Dir(here), "x"), GuestPath: "/b"},
+		"data:/b":                      {Name: "data", GuestPath: "/b"},
+		"data:/b:nocopy,locks":         {Name: "data", GuestPath: "/b", NoCopy: true, SharedLocks: true},
+		"/b":                           {GuestPath: "/b"},
+		"/a:/b:owners=kept,ro":         {HostPath: "/a", GuestPath: "/b", Owners: runtime.OwnersKept, ReadOnly: true},
+		"/with space:/b":               {HostPath: "/with space", GuestPath: "/b"},
+		"/a:relative/is/told/of/later": {HostPath: "/a", GuestPath: "relative/is/told/of/later"},
+	} {
+		got, err := parseVolume(s)
+		require.NoError(t, err, s)
+		require.Equal(t, want, got, s)
+	}
+	for s, want := range map[string]string{
+		"":            "want HOST:PATH",
+		":":           "want HOST:PATH",
+		":/b":         "want HOST:PATH",
+		"/a:":         "want HOST:PATH",
+		"/a:/b:":      "there is no option",
+		"/a:/b:rx":    `there is no option "rx": choose ro`,
+		"/a:/b:ro:rw": "too many colons",
+		"a/b:/c":      "for a folder here write ./a/b",
+	} {
+		_, err := parseVolume(s)
+		require.ErrorContains(t, err, want, s)
+	}
+}
+
+func TestParseMount(t *testing.T) {
+	here, err := os.Getwd()
+	require.NoError(t, err)
+	for s, want := range map[string]runtime.VolumeSpec{
+		"type=bind,src=/a,dst=/b":                        {HostPath: "/a", GuestPath: "/b"},
+		"type=bind,source=a:b,target=/b,readonly":        {HostPath: filepath.Join(here, "a:b"), GuestPath: "/b", ReadOnly: true},
+		`type=bind,"src=/a,b",destination=/b,ro=false`:   {HostPath: "/a,b", GuestPath: "/b"},
+		"src=v,dst=/b,volume-nocopy,locks,owners=mapped": {Name: "v", GuestPath: "/b", NoCopy: true, SharedLocks: true, Owners: runtime.OwnersMapped},
+		"type=volume,dst=/b":                             {GuestPath: "/b"},
+	} {
+		v, tmpfs, err := parseMount(s)
+		require.NoError(t, err, s)
+		require.Nil(t, tmpfs)
+		require.Equal(t, want, *v, s)
+	}
+	v, tmpfs, err := parseMount("type=tmpfs,dst=/t,tmpfs-size=64m,tmpfs-mode=755,exec,ro")
+	require.NoError(t, err)
+	require.Nil(t, v)
+	require.Equal(t, runtime.TmpfsSpec{GuestPath: "/t", SizeBytes: 64 << 20, Mode: 0o755, Exec: true, ReadOnly: true}, *tmpfs)
+	for s, want := range map[string]string{
+		"":                                  "want type=",
+		"type=nfs,dst=/b":                   `there is no type "nfs"`,
+		"type=bind,src=/a":                  "add dst=PATH",
+		"type=bind,dst=/a":                  "add src=PATH",
+		"type=bind,src=/a,dst=/b,speed=1":   `there is no key "speed"`,
+		"type=bind,src=/a,dst=/b,ro=maybe":  `"maybe": want true or false`,
+		"type=bind,src=/a,dst=/b,exec":      "exec is for type=tmpfs",
+		"type=tmpfs,dst=/b,tmpfs-size=lots": `"lots": want a size`,
+		"type=tmpfs,dst=/b,tmpfs-mode=9":    `"9": want an octal number`,
+		"type=tmpfs,dst=/b,src=/a":          "not for type=tmpfs",
+		"type=tmpfs,dst=/b,volume-nocopy":   "volume-nocopy is for type=volume",
+		`type=bind,"src=/a,dst=/b`:          "want type=",
+	} {
+		_, _, err := parseMount(s)
+		require.ErrorContains(t, err, want, s)
+	}
+}
+
+func TestParseTmpfs(t *testing.T) {
+	for s, want := range map[string]runtime.TmpfsSpec{
+		"/t":                        {GuestPath: "/t"},
+		"/t:size=1k":                {GuestPath: "/t", SizeBytes: 1024},
+		"/t:size=65536,mode=0700":   {GuestPath: "/t", SizeBytes: 65536, Mode: 0o700},
+		"/t:rw,noexec,nosuid,nodev": {GuestPath: "/t"},
+		"/t:exec,ro":                {GuestPath: "/t", Exec: true, ReadOnly: true},
+	} {
+		got, err := parseTmpfs(s)
+		require.NoError(t, err, s)
+		require.Equal(t, want, got, s)
+	}
+	for s, want := range map[string]string{
+		"":                 "want PATH",
+		":size=1":          "want PATH",
+		"/t:":              "there is no option",
+		"/t:size=-1":       "want a size",
+		"/t:size=9999999t": "a smaller size",
+		"/t:suid":          `there is no option "suid"`,
+	} {
+		_, err := parseTmpfs(s)
+		require.ErrorContains(t, err, want, s)
+	}
+}

@@ -1,0 +1,90 @@
+package vmm
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// populateMarks is how the names begin that a guest leaves in a volume which it has
+// not finished to fill (initramfs/init/boot).
+const populateMarks = ".boxlite-populat"
+
+// lockEmpty says in the mounts which volumes the guest shall fill with what its image
+// has, and locks those until release: of several boxes with a new volume one fills it,
+// and the others wait. release may be called in any case.
+func lockEmpty(ctx context.Context, mounts []Mount) (release func(), err error) {
+	locked := map[string]*os.File{}
+	release = func() {
+		for _, f := range locked {
+			f.Close()
+		}
+	}
+	for i := range mounts {
+		m := &mounts[i]
+		m.Point.Populate = false
+		if m.Share == nil || !m.Share.Populate || !unfilled(m.Share.Path) {
+			continue
+		}
+		dir := filepath.Dir(m.Share.Path) // the volume's own folder, which no guest sees
+		if locked[dir] != nil {
+			continue // it is there twice: the first one fills it
+		}
+		f, err := lockFolder(ctx, dir)
+		if err != nil {
+			return release, fmt.Errorf("vmm: lock volume %s: %w", dir, err)
+		}
+		locked[dir] = f
+		m.Point.Populate = unfilled(m.Share.Path)
+	}
+	return release, nil
+}
+
+// lockRetry is how often a lock that somebody has is tried.
+const lockRetry = 10 * time.Millisecond
+
+func lockFolder(ctx context.Context, dir string) (*os.File, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		switch err {
+		case nil:
+			return f, nil
+		case unix.EWOULDBLOCK, unix.EINTR:
+		default:
+			f.Close()
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			f.Close()
+			return nil, ctx.Err()
+		case <-time.After(lockRetry):
+		}
+	}
+}
+
+// unfilled reports whether a folder is empty, or was being filled by somebody who did
+// not live to finish.
+func unfilled(dir string) bool {
+	f, err := os.Open(dir)
+	if err != nil {
+		return false // the guest's mount will tell
+	}
+	defer f.Close()
+	names, _ := f.Readdirnames(64)
+	for _, n := range names {
+		if strings.HasPrefix(n, populateMarks) {
+			return true
+		}
+	}
+	return len(names) == 0
+}

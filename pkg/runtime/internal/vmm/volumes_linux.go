@@ -1,0 +1,109 @@
+package vmm
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime/debug"
+	"strconv"
+
+	"github.com/anthropics/boxlite/pkg/agentapi"
+	"github.com/anthropics/boxlite/pkg/machine"
+	"github.com/anthropics/boxlite/pkg/virtio"
+	"github.com/anthropics/boxlite/pkg/virtio/fs"
+	"golang.org/x/sys/unix"
+)
+
+// volumeHeapLimit is for boxes with volumes: what a guest has looked up in them is
+// on the heap.
+const volumeHeapLimit = 128 << 20
+
+// fileName is what a shared file is called in the folder that its device shows.
+const fileName = "file"
+
+// openVolumes makes a device of each shared folder or file, and says in cfg.Mounts
+// how the guest finds it. Each has a device of its own: what the guest does to one
+// does not hold up another, and read-only is a property of the device.
+func (c *child) openVolumes() error {
+	shares := 0
+	for i := range c.cfg.Mounts {
+		if c.cfg.Mounts[i].Share != nil {
+			shares++
+		}
+	}
+	if shares == 0 {
+		return nil
+	}
+	debug.SetMemoryLimit(volumeHeapLimit)
+	var list []virtio.Device
+	for i := range c.cfg.Mounts {
+		m := &c.cfg.Mounts[i]
+		if m.Share == nil {
+			continue
+		}
+		m.Point.Kind, m.Point.Tag = agentapi.MountShare, "v"+strconv.Itoa(len(list))
+		d, err := openVolume(m, c.cfg.CPUs, descriptorShare(shares), c.log)
+		if err != nil {
+			return fmt.Errorf("vmm: volume at %s: %w", m.Point.Path, err)
+		}
+		if list = append(list, d); !m.Share.KeepOwners {
+			c.mapped = append(c.mapped, d)
+		}
+		c.devices.closes = append(c.devices.closes, d.Close)
+	}
+	c.devices.list = placed(c.devices.list, list, machine.InterruptLines)
+	return nil
+}
+
+func openVolume(m *Mount, cpus, descriptors int, log *slog.Logger) (*fs.Device, error) {
+	fd, err := unix.Open(m.Share.Path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: m.Share.Path, Err: err}
+	}
+	root := os.NewFile(uintptr(fd), m.Share.Path)
+	defer root.Close()
+	fi, err := root.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if fi.Mode().IsRegular() {
+		m.Point.File = fileName
+	}
+	owner := fs.OwnerSquash
+	if m.Share.KeepOwners {
+		owner = fs.OwnerXattr
+	}
+	return fs.New(fs.Config{
+		Tag: m.Point.Tag, Root: root, File: m.Point.File, ReadOnly: m.Point.ReadOnly,
+		Queues: min(cpus, maxQueues), Owner: owner, SharedLocks: m.Share.SharedLocks, MaxDescriptors: descriptors,
+		Log: func(format string, args ...any) { log.Warn(fmt.Sprintf(format, args...), "volume", m.Point.Path) },
+	})
+}
+
+const (
+	// spareDescriptors are for everything else: disks, connections, ports.
+	spareDescriptors = 256
+	// fewestDescriptors and mostDescriptors bound those of one volume.
+	fewestDescriptors = 64
+	mostDescriptors   = 32768
+)
+
+// descriptorShare is how many descriptors each of so many volumes may hold. The
+// network has half of the rest: each connection of the guest is one.
+func descriptorShare(volumes int) int {
+	var l unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil || l.Cur <= spareDescriptors {
+		return fewestDescriptors
+	}
+	return int(max(fewestDescriptors, min(mostDescriptors, (l.Cur-spareDescriptors)/2/uint64(volumes))))
+}
+
+// placed puts the volumes among the other devices. There are fewer interrupt lines
+// than places, so that those past the last line share the lines of the first ones:
+// then volumes share with volumes, and the disk's interrupt costs no volume's time.
+func placed(others, volumes []virtio.Device, lines int) []virtio.Device {
+	first := min(len(volumes), max(0, len(others)+len(volumes)-lines), max(0, lines-len(others)))
+	list := append([]virtio.Device{}, volumes[:first]...)
+	list = append(list, others...)
+	return append(list, volumes[first:]...)
+}

@@ -1,0 +1,98 @@
+package vmm
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/anthropics/boxlite/pkg/virtio"
+	"github.com/stretchr/testify/require"
+)
+
+type numbered struct {
+	virtio.Device
+	volume bool
+	n      int
+}
+
+// TestPlaced looks at which devices share interrupt lines.
+func TestPlaced(t *testing.T) {
+	const lines = 19
+	for _, c := range []struct{ others, volumes, mixed int }{
+		{6, 0, 0}, {6, 1, 0}, {6, 13, 0}, {6, 16, 0}, {5, 32, 4}, {6, 32, 6}, {7, 32, 7}, {6, 26, 0},
+	} {
+		var others, volumes []virtio.Device
+		for i := range c.others {
+			others = append(others, &numbered{n: i})
+		}
+		for i := range c.volumes {
+			volumes = append(volumes, &numbered{volume: true, n: i})
+		}
+		list := placed(others, volumes, lines)
+		require.Len(t, list, c.others+c.volumes)
+		mixed, next := 0, map[bool]int{}
+		for i, d := range list {
+			d := d.(*numbered)
+			require.Equal(t, next[d.volume], d.n, "order is kept: the guest numbers by it")
+			next[d.volume]++
+			if i >= lines && d.volume != list[i-lines].(*numbered).volume {
+				mixed++
+			}
+		}
+		require.Equal(t, c.mixed, mixed, "%+v", c)
+	}
+}
+
+// TestLockEmpty has boxes that want to fill one volume.
+func TestLockEmpty(t *testing.T) {
+	ctx := t.Context()
+	dir := t.TempDir()
+	data := filepath.Join(dir, "data")
+	require.NoError(t, os.Mkdir(data, 0o755))
+	mounts := func() []Mount {
+		return []Mount{{}, {Share: &Share{Path: data, Populate: true}}, {Share: &Share{Path: data, Populate: true}}, {Share: &Share{Path: data}}}
+	}
+	fills := func(list []Mount) (n int) {
+		for _, m := range list {
+			if m.Point.Populate {
+				n++
+			}
+		}
+		return n
+	}
+	first := mounts()
+	release, err := lockEmpty(ctx, first)
+	require.NoError(t, err)
+	require.Equal(t, 1, fills(first))
+
+	gone, cancel := context.WithTimeout(ctx, 3*lockRetry)
+	defer cancel()
+	other, err := lockEmpty(gone, mounts())
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	other()
+
+	type result struct {
+		fills int
+		err   error
+	}
+	waits := make(chan result)
+	go func() {
+		second := mounts()
+		release, err := lockEmpty(ctx, second)
+		release()
+		waits <- result{fills(second), err}
+	}()
+	time.Sleep(2 * lockRetry)
+	require.NoError(t, os.WriteFile(filepath.Join(data, "f"), nil, 0o644))
+	release()
+	require.Equal(t, result{0, nil}, <-waits, "it is filled by now")
+
+	require.NoError(t, os.Mkdir(filepath.Join(data, populateMarks+"ing"), 0o755))
+	third := mounts()
+	release, err = lockEmpty(ctx, third)
+	require.NoError(t, err)
+	release()
+	require.Equal(t, 1, fills(third), "somebody did not finish")
+}
