@@ -42,8 +42,14 @@
 // Descriptors, inodes and open files are bounded. An inode whose descriptor was
 // given up is found again by its folder and name, and compared by device, inode
 // number, time of birth and type; if it is not there any more, the guest gets
-// ESTALE, and looks the name up anew. DAX is not offered: the device has no
-// shared memory region (§5.11.4) and answers FUSE_SETUPMAPPING with ENOSYS.
+// ESTALE, and looks the name up anew.
+//
+// DAX is not offered: the device has no shared memory region (§5.11.4) and answers
+// FUSE_SETUPMAPPING with ENOSYS. A page that is mapped costs a fault in the guest and
+// one in the hypervisor, which is more than to copy it with its neighbours
+// (docs/BENCHMARKS.md); a window of 1 GiB costs the guest 16 MiB of page structures;
+// and a file that the host's user truncates while the guest has it mapped leaves
+// a vCPU that cannot go on.
 //
 // What the guest changes, the host's inotify(7) tells of. The guest's own does not
 // tell what the host changes: Linux has no queue for that (VIRTIO_FS_F_NOTIFICATION),

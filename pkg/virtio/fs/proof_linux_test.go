@@ -162,10 +162,12 @@ func aligned(n int) []byte {
 	return p[int(-uintptr(unsafe.Pointer(&p[0]))&4095):][:n]
 }
 
+func blocksFile(dir, way string) string { return filepath.Join(dir, "blocks-"+way) }
+
 func makeBlocks(t *testing.T, dir string) {
 	var wait sync.WaitGroup
 	for _, way := range ways {
-		wait.Go(func() { assertNil(t, writeBlocks(filepath.Join(dir, way), way)) })
+		wait.Go(func() { assertNil(t, writeBlocks(blocksFile(dir, way), way)) })
 	}
 	wait.Wait()
 }
@@ -233,8 +235,8 @@ func readBlocks(path string, flags int) error {
 
 func checkBlocks(t *testing.T, dir string) {
 	for _, way := range ways {
-		require.NoError(t, readBlocks(filepath.Join(dir, way), 0))
-		info, err := os.Stat(filepath.Join(dir, way))
+		require.NoError(t, readBlocks(blocksFile(dir, way), 0))
+		info, err := os.Stat(blocksFile(dir, way))
 		require.NoError(t, err)
 		require.EqualValues(t, blockSize*blockCount, info.Size())
 	}
