@@ -61,6 +61,7 @@ func (r *relay) run() error {
 		r.cut(err)
 	}
 	down.Wait()
+	r.once.Do(func() {}) // whoever cuts it has said why by then
 	return r.why
 }
 
