@@ -185,7 +185,7 @@ func TestHostile36SYNFlood(t *testing.T) {
 	resets := h.answers()
 	h.honest() // what is made when it is first needed is there
 	before := measure(t)
-	for i := range many(6000, 100_000) {
+	for i := range many(2500, 100_000) {
 		to := open
 		if i%4 == 0 { // to nobody
 			to = netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 80)
@@ -231,7 +231,7 @@ func TestHostile36SYNRST(t *testing.T) {
 	resets := h.answers()
 	h.honest() // what is made when it is first needed is there
 	before := measure(t)
-	for i := range many(3000, 20_000) {
+	for i := range many(2000, 20_000) {
 		port := uint16(1024 + i%60_000)
 		h.send(segment(port, to, header.TCPFlagSyn, uint32(i), 0, 65535))
 		h.send(segment(port, to, header.TCPFlagRst, uint32(i)+1, 0, 0))
