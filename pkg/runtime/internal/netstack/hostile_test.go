@@ -171,7 +171,7 @@ func (h *hostileGuest) honest() {
 	require.NoError(h.t, err)
 	require.Equal(h.t, "honest", string(exchange(h.t, c, []byte("honest"))))
 	require.NoError(h.t, c.Close())
-	require.Len(h.t, exchange(h.t, h.udp(0, udpEcho(h.t)), make([]byte, 9000)), 9000, "in fragments")
+	require.Len(h.t, insist(h.t, h.udp(0, udpEcho(h.t)), make([]byte, 9000)), 9000, "in fragments")
 }
 
 // TestHostile36SYNFlood begins connections and never goes on with them, and then ends

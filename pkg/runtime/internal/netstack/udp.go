@@ -80,7 +80,7 @@ func (t *udpTable) handle(id stack.TransportEndpointID, pkt *stack.PacketBuffer)
 		return true
 	case gateway:
 		return t.net.ports.reply(src, dst, data)
-	case src.Addr().IsUnspecified():
+	case src.Addr() != guestOf(dst.Addr()): // the stack hears our own broadcasts, too
 		return true
 	}
 	if f := t.flow(udpKey{src, dst}); f != nil {
