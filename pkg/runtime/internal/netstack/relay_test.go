@@ -75,6 +75,28 @@ func TestTCPGuestResets(t *testing.T) {
 	}
 }
 
+// TestTCPGuestIsGone has the guest forget a connection without a word, as a network
+// in it can: the host's end does not stay open for that.
+func TestTCPGuestIsGone(t *testing.T) {
+	flows := make(chan Flow, 1)
+	g := newGuest(t, Config{Flows: func(f Flow) { flows <- f }})
+	g.net.tcp.idle = 20 * time.Millisecond
+	ended := make(chan struct{})
+	g.endpoint(server(t, func(c net.Conn) {
+		io.Copy(io.Discard, c)
+		close(ended)
+	}))
+	require.Eventually(t, func() bool { return g.net.Stats().TCPActive == 1 }, waitLong, tick)
+	g.reset() // frames go nowhere from here on
+	select {
+	case <-ended:
+	case <-time.After(waitLong):
+		t.Fatal("the host's end stays")
+	}
+	require.NotEmpty(t, (<-flows).Err)
+	require.Eventually(t, func() bool { return g.net.Stats().TCPActive == 0 }, waitLong, tick)
+}
+
 // zeroes is a payload of so many.
 type zeroes int
 

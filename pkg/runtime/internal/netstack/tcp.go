@@ -41,6 +41,12 @@ const (
 	firstWindow = 64 << 10
 
 	timeWait = 5 * time.Second // the guest is one hop away, and orderly
+
+	// A guest is asked whether it still knows a connection on which nothing has come
+	// for so long, and so often before it counts as gone. A network inside the guest
+	// can lose its reset, and the host's end would stay open for ever.
+	keepIdle   = 2 * time.Minute
+	keepProbes = 4
 )
 
 // tcpForwarder turns the guest's connections into the host's.
@@ -51,13 +57,14 @@ type tcpForwarder struct {
 	open    atomic.Int64
 	buffers atomic.Int64                        // of bufferTotal, in use
 	where   func(netip.AddrPort) netip.AddrPort // hostSide, but for tests
+	idle    time.Duration                       // keepIdle, but for tests
 
 	mu     sync.Mutex
 	relays map[*relay]struct{}
 }
 
 func newTCPForwarder(n *Network) *tcpForwarder {
-	f := &tcpForwarder{net: n, relays: make(map[*relay]struct{}), dialer: net.Dialer{Timeout: dialTimeout}, where: hostSide}
+	f := &tcpForwarder{net: n, relays: make(map[*relay]struct{}), dialer: net.Dialer{Timeout: dialTimeout}, where: hostSide, idle: keepIdle}
 	f.forward = tcp.NewForwarder(n.stack, firstWindow, n.limit.opening, func(r *tcp.ForwarderRequest) {
 		if !n.spawn(func() { f.accept(r) }) {
 			r.Complete(true)
@@ -154,6 +161,12 @@ func (f *tcpForwarder) dial(ctx context.Context, dst netip.AddrPort) (*net.TCPCo
 func (f *tcpForwarder) prepare(ep tcpip.Endpoint) (size int64) {
 	o := ep.SocketOptions()
 	o.SetDelayOption(false) // what the other side sent at once goes on at once
+	idle, interval := tcpip.KeepaliveIdleOption(f.idle), tcpip.KeepaliveIntervalOption(f.idle/4)
+	// None of these can fail with a positive time and number.
+	_ = ep.SetSockOpt(&idle)
+	_ = ep.SetSockOpt(&interval)
+	_ = ep.SetSockOptInt(tcpip.KeepaliveCountOption, keepProbes)
+	o.SetKeepAlive(true)
 	for {
 		used := f.buffers.Load()
 		if size = (bufferTotal - used) / 16; used <= bufferTotal/2 {
