@@ -2,7 +2,6 @@ package dnsproxy
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -165,7 +164,7 @@ func TestIdleStream(t *testing.T) {
 		select {
 		case <-done:
 		case <-time.After(30 * time.Second):
-			t.Fatal(fmt.Sprintf("%q keeps its place", text))
+			t.Fatalf("%q keeps its place", text)
 		}
 		client.Close()
 	}
