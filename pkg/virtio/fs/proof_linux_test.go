@@ -41,7 +41,7 @@ func packages() int {
 	if os.Getenv("BOXLITE_SOAK") != "" {
 		return 5000
 	}
-	return 50
+	return 15
 }
 
 // packageFile is a file of a package and its contents.
