@@ -8,6 +8,13 @@ const (
 	MountTmpfs MountKind = 1 // an empty one in the guest's memory
 )
 
+// Folders in a volume while a guest fills it with the image's content: the copy is
+// complete once it has the second name. Whoever finds one of them goes on from there.
+const (
+	Populating = ".boxlite-populating"
+	Populated  = ".boxlite-populated"
+)
+
 // MountPoint is one file system and where it goes.
 type MountPoint struct {
 	Kind     MountKind

@@ -198,7 +198,7 @@ func (r *Runtime) discard(ctx context.Context, id string, volumes bool) error {
 	delete(r.decide, BoxID(id))
 	r.mu.Unlock()
 	if err := r.deleteTaken(away); err != nil { // the box is gone all the same
-		r.opts.Log.Warn("volumes of a box", "box", id, "error", err)
+		r.opts.Log.Warn("delete the anonymous volumes of a removed box", "box", id, "error", err)
 	}
 	r.releaseImages(ctx)
 	return nil

@@ -24,7 +24,7 @@ const (
 	ErrInternal          Kind = "internal error"      // a defect of boxlite: nothing that a caller does may provoke it
 	ErrRun               Kind = "run error"           // a command could not be started
 	ErrUnsupported       Kind = "unsupported"         // not possible on this host or in this version
-	ErrNotFound          Kind = "not found"           // no such box or image
+	ErrNotFound          Kind = "not found"           // no such box, image or volume
 	ErrAlreadyExists     Kind = "already exists"      // a name in use
 	ErrInvalidState      Kind = "invalid state"       // the box's status does not allow it
 	ErrDatabase          Kind = "database error"      // the home's state

@@ -8,7 +8,7 @@ import (
 	"github.com/anthropics/boxlite/pkg/runtime"
 )
 
-// A box reaches the package index, and whatever else the callback lets it.
+// A box reaches one service, and whatever else the callback lets it.
 func ExampleNetworkSpec() {
 	ctx := context.Background()
 	rt, err := runtime.NewWithDefaults()
@@ -19,7 +19,7 @@ func ExampleNetworkSpec() {
 	box, err := rt.Create(ctx, runtime.BoxOptions{
 		Rootfs: runtime.Image("python:3"),
 		Network: runtime.NetworkSpec{
-			Allow: []string{"pypi.org:443", "*.pythonhosted.org:443"},
+			Allow: []string{"api.example.org:443", "*.cdn.example.org:443"},
 			Deny:  []string{"udp:*:443"}, // QUIC: programs go on with TCP
 			Decide: func(ctx context.Context, d runtime.Destination) (bool, error) {
 				return strings.HasSuffix(d.Name, ".example.com"), nil

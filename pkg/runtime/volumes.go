@@ -120,7 +120,7 @@ func volumeError(err error, name string) error {
 	case errors.Is(err, state.ErrNoVolume):
 		return fail(ErrNotFound, "there is no volume %q", name)
 	case errors.Is(err, state.ErrVolumeInUse):
-		return &Error{Kind: ErrInvalidState, Err: err}
+		return fail(ErrInvalidState, "volume %q cannot be removed: %w: remove that box first", name, err)
 	}
 	return wrap(ErrDatabase, err, "volume %s", name)
 }
@@ -276,7 +276,7 @@ func (r *Runtime) deleteTaken(away []removed) error {
 		} else if err == nil {
 			err = removeTree(gone)
 		}
-		errs = append(errs, wrap(ErrStorage, err, "delete the content of a volume"))
+		errs = append(errs, wrap(ErrStorage, err, "delete the content of volume %s", filepath.Base(m.from)))
 	}
 	return errors.Join(errs...)
 }
@@ -336,7 +336,7 @@ func (r *Runtime) clearRemoved(ctx context.Context) error {
 		errs = append(errs, wrap(ErrDatabase, err, "look for removed volumes"))
 	}
 	for _, g := range gone {
-		errs = append(errs, wrap(ErrStorage, removeTree(g), "delete the content of a volume"))
+		errs = append(errs, wrap(ErrStorage, removeTree(g), "delete %s, left by a removed volume", g))
 	}
 	return errors.Join(errs...)
 }

@@ -4,14 +4,8 @@ import (
 	"io"
 
 	"github.com/anthropics/boxlite/initramfs/init/tarfs"
+	"github.com/anthropics/boxlite/pkg/agentapi"
 	"golang.org/x/sys/unix"
-)
-
-// Folders in a volume while it gets the image's content: the copy is complete once it
-// has the second name. Whoever finds one of them goes on from there.
-const (
-	populating = ".boxlite-populating"
-	populated  = ".boxlite-populated"
 )
 
 // populate gives an empty volume at dir what lies at a path of the box: all of it, or
@@ -22,9 +16,9 @@ func populate(dir, path string) error {
 		return asMountError("looking into the volume", err)
 	}
 	switch {
-	case contains(names, populated):
-	case len(names) == 1 && names[0] == populating:
-		if err := removeTree(dir + "/" + populating); err != nil {
+	case contains(names, agentapi.Populated):
+	case len(names) == 1 && names[0] == agentapi.Populating:
+		if err := removeTree(dir + "/" + agentapi.Populating); err != nil {
 			return asMountError("removing half a copy", err)
 		}
 		fallthrough
@@ -43,7 +37,7 @@ func populate(dir, path string) error {
 
 // copyIn makes a complete copy below the second name.
 func copyIn(dir, path string) error {
-	tmp := dir + "/" + populating
+	tmp := dir + "/" + agentapi.Populating
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
 		return asMountError("looking at the image's content", err)
@@ -65,12 +59,12 @@ func copyIn(dir, path string) error {
 	if err := unix.Chmod(dir, st.Mode&0o7777); err != nil {
 		return asMountError("giving the volume its mode", err)
 	}
-	return asMountError("copying the image's content", unix.Rename(tmp, dir+"/"+populated))
+	return asMountError("copying the image's content", unix.Rename(tmp, dir+"/"+agentapi.Populated))
 }
 
 // settle moves a complete copy up to where it belongs.
 func settle(dir string) error {
-	from := dir + "/" + populated
+	from := dir + "/" + agentapi.Populated
 	names, err := list(from)
 	for _, name := range names {
 		if err == nil {

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/anthropics/boxlite/pkg/agentapi"
 	"github.com/stretchr/testify/require"
 )
 
@@ -27,11 +28,11 @@ func TestPopulate(t *testing.T) {
 		want   []string
 	}{
 		"empty":           {func(*testing.T, string) {}, image, whole},
-		"half a copy":     {func(t *testing.T, dir string) { write(t, dir+"/"+populating+"/sub/left/f") }, image, whole},
+		"half a copy":     {func(t *testing.T, dir string) { write(t, dir+"/"+agentapi.Populating+"/sub/left/f") }, image, whole},
 		"content":         {func(t *testing.T, dir string) { write(t, dir+"/own") }, image, []string{"own"}},
 		"nothing there":   {func(*testing.T, string) {}, t.TempDir(), nil},
-		"complete copy":   {func(t *testing.T, dir string) { write(t, dir+"/"+populated+"/a"); write(t, dir+"/b") }, image, []string{"a", "b"}},
-		"own half a copy": {func(t *testing.T, dir string) { write(t, dir+"/"+populating+"/x"); write(t, dir+"/own") }, image, []string{populating, "own"}},
+		"complete copy":   {func(t *testing.T, dir string) { write(t, dir+"/"+agentapi.Populated+"/a"); write(t, dir+"/b") }, image, []string{"a", "b"}},
+		"own half a copy": {func(t *testing.T, dir string) { write(t, dir+"/"+agentapi.Populating+"/x"); write(t, dir+"/own") }, image, []string{agentapi.Populating, "own"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()

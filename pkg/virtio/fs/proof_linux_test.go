@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
-	"unsafe"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -158,8 +157,11 @@ func checkBlock(p []byte, n, round int) error {
 
 // aligned is a buffer for O_DIRECT.
 func aligned(n int) []byte {
-	p := make([]byte, n+4096)
-	return p[int(-uintptr(unsafe.Pointer(&p[0]))&4095):][:n]
+	p, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != nil {
+		panic(err) // out of memory
+	}
+	return p
 }
 
 func blocksFile(dir, way string) string { return filepath.Join(dir, "blocks-"+way) }

@@ -167,7 +167,7 @@ func (c *client) connects(count int) (bytes, ops int, err error) {
 			return 0, 0, err
 		}
 		b := []byte{0}
-		if _, err := conn.Write(b); err == nil {
+		if _, err = conn.Write(b); err == nil {
 			_, err = io.ReadFull(conn, b)
 		}
 		conn.Close()

@@ -42,7 +42,7 @@ type Config struct {
 
 // Mount is a file system that the box gets at a path.
 type Mount struct {
-	Point agentapi.MountPoint // Kind, Tag and File of a share are set by the VMM process
+	Point agentapi.MountPoint // Kind, Tag, File and Populate of a share are set by the VMM process
 	Share *Share              // nil for a tmpfs
 }
 

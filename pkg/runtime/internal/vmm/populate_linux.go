@@ -5,15 +5,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
+	"github.com/anthropics/boxlite/pkg/agentapi"
 	"golang.org/x/sys/unix"
 )
-
-// populateMarks is how the names begin that a guest leaves in a volume which it has
-// not finished to fill (initramfs/init/boot).
-const populateMarks = ".boxlite-populat"
 
 // lockEmpty says in the mounts which volumes the guest shall fill with what its image
 // has, and locks those until release: of several boxes with a new volume one fills it,
@@ -82,7 +78,7 @@ func unfilled(dir string) bool {
 	defer f.Close()
 	names, _ := f.Readdirnames(64)
 	for _, n := range names {
-		if strings.HasPrefix(n, populateMarks) {
+		if n == agentapi.Populating || n == agentapi.Populated {
 			return true
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime/debug"
+	"slices"
 	"strconv"
 
 	"github.com/anthropics/boxlite/pkg/agentapi"
@@ -81,29 +82,27 @@ func openVolume(m *Mount, cpus, descriptors int, log *slog.Logger) (*fs.Device, 
 }
 
 const (
-	// spareDescriptors are for everything else: disks, connections, ports.
-	spareDescriptors = 256
 	// fewestDescriptors and mostDescriptors bound those of one volume.
 	fewestDescriptors = 64
 	mostDescriptors   = 32768
 )
 
-// descriptorShare is how many descriptors each of so many volumes may hold. The
-// network has half of the rest: each connection of the guest is one.
+// descriptorShare is how many descriptors each of so many volumes may hold: a quarter
+// of all together. The network has five eighths at most (netstack's limits), and an
+// eighth stays for everything else.
 func descriptorShare(volumes int) int {
 	var l unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil || l.Cur <= spareDescriptors {
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
 		return fewestDescriptors
 	}
-	return int(max(fewestDescriptors, min(mostDescriptors, (l.Cur-spareDescriptors)/2/uint64(volumes))))
+	return int(max(fewestDescriptors, min(mostDescriptors, l.Cur/4/uint64(volumes))))
 }
 
 // placed puts the volumes among the other devices. There are fewer interrupt lines
 // than places, so that those past the last line share the lines of the first ones:
-// then volumes share with volumes, and the disk's interrupt costs no volume's time.
+// then volumes share with volumes, as long as there are not too many of them, and the
+// disk's interrupt costs no volume's time.
 func placed(others, volumes []virtio.Device, lines int) []virtio.Device {
 	first := min(len(volumes), max(0, len(others)+len(volumes)-lines), max(0, lines-len(others)))
-	list := append([]virtio.Device{}, volumes[:first]...)
-	list = append(list, others...)
-	return append(list, volumes[first:]...)
+	return slices.Concat(volumes[:first], others, volumes[first:])
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/anthropics/boxlite/pkg/agentapi"
 	"github.com/anthropics/boxlite/pkg/virtio"
 	"github.com/stretchr/testify/require"
 )
@@ -89,7 +90,7 @@ func TestLockEmpty(t *testing.T) {
 	release()
 	require.Equal(t, result{0, nil}, <-waits, "it is filled by now")
 
-	require.NoError(t, os.Mkdir(filepath.Join(data, populateMarks+"ing"), 0o755))
+	require.NoError(t, os.Mkdir(filepath.Join(data, agentapi.Populating), 0o755))
 	third := mounts()
 	release, err = lockEmpty(ctx, third)
 	require.NoError(t, err)

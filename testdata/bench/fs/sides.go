@@ -67,12 +67,20 @@ func qemu(o *options, initrd, dir string) error {
 	if err := daemon.Start(); err != nil {
 		return err
 	}
-	defer daemon.Wait()
+	defer func() {
+		daemon.Process.Kill()
+		daemon.Wait()
+	}()
+	opened := false
 	for range 500 {
 		if _, err := os.Stat(socket); err == nil {
+			opened = true
 			break
 		}
 		time.Sleep(20 * time.Millisecond)
+	}
+	if !opened {
+		return fmt.Errorf("virtiofsd did not open %s", socket)
 	}
 	mib := strconv.Itoa(memoryMiB)
 	vmm := exec.Command("qemu-system-x86_64", "-L", filepath.Join(os.Getenv("RIG"), "qemu"),

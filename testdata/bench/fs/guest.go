@@ -9,7 +9,6 @@ import (
 	"regexp"
 	"strconv"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -119,9 +118,9 @@ func at(name string) string { return mnt + "/" + name }
 
 // aligned is a buffer that O_DIRECT takes.
 func aligned(n int) []byte {
-	p := make([]byte, n+4096)
-	off := int(-uintptr(unsafe.Pointer(&p[0])) & 4095)
-	return p[off : off+n]
+	p, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	must(err)
+	return p
 }
 
 func open(name string, flags int) int {
