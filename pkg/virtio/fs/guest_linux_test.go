@@ -98,7 +98,9 @@ func TestGuestMounts(t *testing.T) {
 }
 
 // proven are the shares that guestTests works on: more with BOXLITE_SOAK.
-func proven(tag string) bool { return tag == "auto" || tag == "always" && os.Getenv("BOXLITE_SOAK") != "" }
+func proven(tag string) bool {
+	return tag == "auto" || tag == "always" && os.Getenv("BOXLITE_SOAK") != ""
+}
 
 // soak hands BOXLITE_SOAK on to the guest.
 func soak() string {
