@@ -13,11 +13,8 @@ import (
 	"github.com/anthropics/boxlite/pkg/virtio/mmio"
 )
 
-const ( // virtio 1.3 §4.2.2: offsets of registers, and a bit of InterruptStatus
-	mmioNotify        = 0x050 // QueueNotify
-	mmioInterruptACK  = 0x064
-	mmioInterruptUsed = 1
-)
+// mmioNotify is the offset of QueueNotify (virtio 1.3 §4.2.2).
+const mmioNotify = 0x050
 
 // slot is one virtio device in its place on the bus.
 type slot struct {
@@ -51,14 +48,11 @@ func (m *Machine) addDevice(d virtio.Device, log *slog.Logger) error {
 // addDoorbells turns notifications into eventfd signals where device and
 // hypervisor both can, so that the vCPU does not leave the kernel for them.
 func (m *Machine) addDoorbells(s *slot) error {
-	vm, ok := m.vm.(hv.IOEventer)
+	events, ok := s.dev.(virtio.QueueEventer)
 	if !ok {
 		return nil
 	}
-	if err := m.swallowAcks(vm, s); err != nil {
-		return fmt.Errorf("machine: acknowledgements of %v: %w", s.dev.ID(), err)
-	}
-	events, ok := s.dev.(virtio.QueueEventer)
+	vm, ok := m.vm.(hv.IOEventer)
 	if !ok {
 		return nil
 	}
@@ -68,20 +62,6 @@ func (m *Machine) addDoorbells(s *slot) error {
 		}
 	}
 	return nil
-}
-
-// swallowAcks lets acknowledgements of used buffers go nowhere. They tell the
-// device nothing, and would be an exit per interrupt. The bit of InterruptStatus
-// then stays set, which has drivers look at their rings whenever the line is
-// pulsed, as they have to anyway. Changed configuration is acknowledged by another
-// value, which takes the usual way.
-func (m *Machine) swallowAcks(vm hv.IOEventer, s *slot) error {
-	if m.acks.fd < 0 {
-		if err := m.acks.open(); err != nil {
-			return err
-		}
-	}
-	return vm.RegisterIOEvent(m.acks.fd, s.at.Base+mmioInterruptACK, mmioInterruptUsed)
 }
 
 func (s *slot) stats() DeviceStats {

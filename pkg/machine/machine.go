@@ -68,7 +68,6 @@ type Machine struct {
 	bus   bus
 	slots []*slot
 	irqs  map[uint32]*irqLine // by GSI
-	acks  eventLine           // swallows acknowledgements; nobody reads it
 	uart  *serial.UART
 	cpus  []*cpu
 	entry x86.Entry
@@ -87,7 +86,7 @@ func New(cfg Config) (_ *Machine, err error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	m := &Machine{irqs: make(map[uint32]*irqLine), acks: eventLine{fd: -1}, outcome: make(chan Outcome, cfg.CPUs+1)}
+	m := &Machine{irqs: make(map[uint32]*irqLine), outcome: make(chan Outcome, cfg.CPUs+1)}
 	defer func() {
 		if err != nil {
 			m.Close()
@@ -221,7 +220,6 @@ func (m *Machine) Close() error {
 		for _, l := range m.irqs {
 			errs = append(errs, l.close())
 		}
-		errs = append(errs, m.acks.close())
 		if m.uart != nil {
 			errs = append(errs, m.uart.Close())
 		}

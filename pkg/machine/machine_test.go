@@ -4,16 +4,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"testing"
 	"time"
 
 	"github.com/anthropics/boxlite/pkg/boot/x86"
-	"github.com/anthropics/boxlite/pkg/guestmem"
 	"github.com/anthropics/boxlite/pkg/hv"
-	"github.com/anthropics/boxlite/pkg/virtio"
-	"github.com/anthropics/boxlite/pkg/virtio/rng"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 )
@@ -86,49 +82,6 @@ func TestNewRefuses(t *testing.T) {
 		_, err := New(c.cfg)
 		require.ErrorContains(t, err, c.want, name)
 	}
-}
-
-// eventVM is a VM that takes eventfds for writes.
-type eventVM struct {
-	fakeVM
-	at map[string]int
-}
-
-func (v eventVM) RegisterIOEvent(fd int, at guestmem.GPA, value uint32) error {
-	v.at[fmt.Sprintf("%#x=%d", uint64(at)-x86.VirtioBase, value)] = fd
-	return nil
-}
-
-type eventHV struct {
-	*fakeHV
-	at map[string]int
-}
-
-func (h eventHV) NewVM(c hv.Config) (hv.VM, error) {
-	_, err := h.fakeHV.NewVM(c)
-	return eventVM{fakeVM{h.fakeHV}, h.at}, err
-}
-
-// TestEvents: which writes of a guest do not come to the VMM.
-func TestEvents(t *testing.T) {
-	at := map[string]int{}
-	var devices []virtio.Device
-	for range 2 {
-		d, err := rng.New(rng.Config{})
-		require.NoError(t, err)
-		defer d.Close()
-		devices = append(devices, d)
-	}
-	m, err := New(Config{
-		CPUs: 1, MemoryMiB: 64, Kernel: tinyKernel(t), Devices: devices,
-		Open: func() (hv.Hypervisor, error) { return eventHV{&fakeHV{}, at}, nil },
-	})
-	require.NoError(t, err)
-	defer m.Close()
-	require.Contains(t, at, "0x64=1", "acknowledgements of used buffers, of the first device")
-	require.Contains(t, at, "0x1064=1", "and of the second")
-	require.Equal(t, at["0x64=1"], at["0x1064=1"])
-	require.NotContains(t, at, "0x64=2", "but not of changed configuration")
 }
 
 // TestNewUndoesItself lets each step of building a machine fail in turn.

@@ -2,6 +2,7 @@
 // with its virtiofsd beside it. testdata/tools/bench-fs runs it in the rig.
 //
 //	fsbench ours|qemu [-cache none|auto|always] [-writeback] [-owner xattr] [-only REGEXP] [-readahead KIB]
+//	  [-reasons] [-kernel FILE]
 //
 // The same program is the guest's init, with the same kernel, on both sides. A
 // line of output is a workload: operations, time and exits of each.
