@@ -11,8 +11,6 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func itoa(n int) string { return strconv.Itoa(n) }
-
 // waysOut tries to leave a box that may reach names below allowed.example only. What
 // gets an answer is printed as REACHED. The last part sends frames of its own making,
 // which the guest's kernel, its routes and its resolver have no say in.
@@ -174,7 +172,7 @@ func TestGuestNetworkPolicy(t *testing.T) {
 	b, err := rt.Create(ctx, opts, "hostile")
 	require.NoError(t, err)
 	t.Cleanup(func() { b.Stop(ctx) })
-	out, errs, res := output(t, b, Command("python3", "-c", waysOut, itoa(port), itoa(int(info.Ports[0].HostPort))))
+	out, errs, res := output(t, b, Command("python3", "-c", waysOut, strconv.Itoa(port), strconv.Itoa(int(info.Ports[0].HostPort))))
 	require.Zero(t, res.ExitCode, errs)
 	require.Equal(t, "done\n", out)
 	select {

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -144,10 +145,14 @@ func TestNamedVolumes(t *testing.T) {
 
 	// Without the box they can go; its anonymous one stays, unless it was to go with it.
 	require.NoError(t, rt.Remove(ctx, "www", false))
-	rep, err = rt.PruneVolumes(ctx, VolumePruneOptions{})
+	usage, err := rt.DiskUsage(ctx)
 	require.NoError(t, err)
-	require.Len(t, rep.Volumes, 1)
-	require.Equal(t, anonymous.Name, rep.Volumes[0].Name)
+	require.Len(t, usage.Volumes, 3)
+	require.Equal(t, "data", usage.Volumes[slices.IndexFunc(usage.Volumes, func(u VolumeUsage) bool { return u.Size > 0 })].Info.Name)
+	all, err := rt.Prune(ctx, PruneOptions{Volumes: true})
+	require.NoError(t, err)
+	require.Len(t, all.Volumes, 1)
+	require.Equal(t, anonymous.Name, all.Volumes[0].Name)
 	b, err = rt.Create(ctx, BoxOptions{KeepOnStop: true, Volumes: []VolumeSpec{{GuestPath: "/a"}}}, "")
 	require.NoError(t, err)
 	require.NoError(t, rt.ensureVolume(ctx, b.Options().Volumes[0].Name))

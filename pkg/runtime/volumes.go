@@ -120,7 +120,7 @@ func volumeError(err error, name string) error {
 	case errors.Is(err, state.ErrNoVolume):
 		return fail(ErrNotFound, "there is no volume %q", name)
 	case errors.Is(err, state.ErrVolumeInUse):
-		return fail(ErrInvalidState, "volume %q cannot be removed: %w: remove that box first", name, err)
+		return fail(ErrInvalidState, "%w: remove that box first", err)
 	}
 	return wrap(ErrDatabase, err, "volume %s", name)
 }
