@@ -53,7 +53,7 @@ build/images/.done: $(wildcard testdata/images/* testdata/images/*/*)
 	@touch $@
 
 large-images: build ## the images of real programs that a few tests use, as these use them
-	testdata/tools/large-images debian-net debian-tools
+	testdata/tools/large-images debian-programs
 
 run: build images ## run Debian's python3 in a box, here and now
 	testdata/run build/images/debian-python -- python3 -c 'import platform; print(platform.uname())'

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -53,7 +54,7 @@ it lasted. Names that the box was not to look up are there as dns. The last 4 to
 			})
 		},
 	}
-	addFormat[runtime.Flow](c, &f, "", "{{.Action}} {{.To}}")
+	addFormat[flowRow](c, &f, "", "{{.Action}} {{.To}}")
 	fl := c.Flags()
 	fl.BoolVarP(&follow, "follow", "f", false, "go on until the box stops")
 	fl.StringVarP(&tail, "tail", "n", "all", "show only so many before the end")
@@ -68,12 +69,12 @@ var flowHeader = []string{"TIME", "PROTOCOL", "FROM", "TO", "NAME", "VERDICT", "
 func printFlows(ctx context.Context, b *runtime.LiteBox, o runtime.LogOptions, f format) error {
 	table := f == "table" || f == ""
 	if !o.Follow && (table || f.inColumns()) {
-		var rows []runtime.Flow
+		var rows []flowRow
 		for flow, err := range b.Flows(ctx, o) {
 			if err != nil {
 				return err
 			}
-			rows = append(rows, flow)
+			rows = append(rows, rowOf(flow))
 		}
 		return list(&stdout, f, rows, flowHeader, flowCells)
 	}
@@ -90,11 +91,11 @@ func printFlows(ctx context.Context, b *runtime.LiteBox, o runtime.LogOptions, f
 		}
 		switch {
 		case table:
-			growingRow(w, flowCells(flow))
+			growingRow(w, flowCells(rowOf(flow)))
 		case f == "json":
 			err = list(w, f, []runtime.Flow{flow}, nil, nil)
 		default:
-			err = f.layout().each(w, 1, func(int) any { return flow })
+			err = f.layout().each(w, 1, func(int) any { return rowOf(flow) })
 		}
 		if err == nil && o.Follow { // who follows waits for none
 			err = w.Flush()
@@ -117,9 +118,28 @@ func growingRow(w io.Writer, cells []string) {
 	fmt.Fprintln(w, strings.TrimRight(line.String(), " "))
 }
 
+// flowRow is a flow as it is shown: there is no port where the protocol has none, and
+// no address where a name was looked up.
+type flowRow struct {
+	runtime.Flow
+	From string `json:",omitempty"`
+	To   string `json:",omitempty"`
+}
+
+func rowOf(f runtime.Flow) flowRow {
+	r := flowRow{Flow: f}
+	if f.From.IsValid() {
+		r.From = endText(f.From, f.Protocol)
+	}
+	if f.To.IsValid() {
+		r.To = endText(f.To, f.Protocol)
+	}
+	return r
+}
+
 // flowCells are a row of the table. Nothing in it can work a terminal, whatever the
 // box looked up.
-func flowCells(f runtime.Flow) []string {
+func flowCells(f flowRow) []string {
 	verdict := f.Action
 	switch {
 	case f.Rule != "":
@@ -130,7 +150,7 @@ func flowCells(f runtime.Flow) []string {
 	if f.Error != "" {
 		verdict += ": " + f.Error
 	}
-	from, to := endText(f.From, f.Protocol), endText(f.To, f.Protocol)
+	from, to := cmp.Or(f.From, "-"), cmp.Or(f.To, "-")
 	if f.Inbound {
 		verdict = "port" // what leads to the box was asked for
 		if f.Error != "" {

@@ -46,8 +46,8 @@ func TestNetworkLog(t *testing.T) {
 		require.Contains(t, lines[3], "deny (default)")
 		require.Regexp(t, ` icmp +192.168.127.2 +10.0.0.1 +deny \(private network\)`, lines[4])
 	}
-	require.Equal(t, "deny 10.0.0.1:0\n", do("network", "logs", "-n", "1", "--format", "{{.Action}} {{.To}}", "web").stdout)
-	require.Equal(t, "TO           SENT\n10.0.0.1:0   0\n", do("network", "log", "-n", "1", "--format", `table {{.To}}\t{{.Sent}}`, "web").stdout)
+	require.Equal(t, "deny 10.0.0.1\n", do("network", "logs", "-n", "1", "--format", "{{.Action}} {{.To}}", "web").stdout)
+	require.Equal(t, "TO         SENT\n10.0.0.1   0\n", do("network", "log", "-n", "1", "--format", `table {{.To}}\t{{.Sent}}`, "web").stdout)
 	require.Equal(t, "evil.example\x1b[2J\n\n", do("network", "log", "--since", "1h", "--format", "{{.Name}}", "web").stdout)
 	json := do("network", "log", "--format", "json", "web")
 	require.Equal(t, log.String(), json.stdout)

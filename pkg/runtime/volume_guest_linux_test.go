@@ -284,7 +284,7 @@ func TestGuestVolumeRefused(t *testing.T) {
 		volumes []VolumeSpec
 		want    string
 	}{
-		"folder on a file": {[]VolumeSpec{{HostPath: dir, GuestPath: "/etc/passwd"}}, "volume at /etc/passwd: a folder is mounted, but there is a file"},
+		"folder on a file": {[]VolumeSpec{{HostPath: dir, GuestPath: "/etc/passwd"}}, "volume at /etc/passwd: a folder is mounted, but there is a file: choose another path in the box"},
 		"in a read-only one": {[]VolumeSpec{{HostPath: dir, GuestPath: "/a", ReadOnly: true}, {HostPath: dir, GuestPath: "/a/b"}},
 			"volume at /a/b: making /a/b: read-only file system"},
 	} {

@@ -44,7 +44,7 @@ var world struct {
 func theInternet(t *testing.T) *internet {
 	t.Helper()
 	machinetest.Need(t)
-	tree := machinetest.Tree(t, "debian-net")
+	tree := machinetest.Tree(t, "debian-programs")
 	world.once.Do(func() {
 		world.net = &internet{tree: tree}
 		world.err = world.net.setUp()

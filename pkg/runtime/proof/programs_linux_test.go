@@ -34,7 +34,7 @@ func TestGuestNetProofPrograms(t *testing.T) {
 	w := theInternet(t)
 	w.nameServer(t)
 	cert := w.webServer(t)
-	b := box(t, "debian-net", func(o *runtime.BoxOptions) {
+	b := box(t, "debian-programs", func(o *runtime.BoxOptions) {
 		o.Ports = []runtime.PortSpec{{GuestPort: 8080}}
 		if soak() {
 			o.MemoryMiB = 1024

@@ -24,7 +24,7 @@ import (
 // connections in all ways.
 func TestGuestNetProofTCP(t *testing.T) {
 	w := theInternet(t)
-	b := box(t, "debian-net", func(o *runtime.BoxOptions) { o.KeepOnStop = true })
+	b := box(t, "debian-programs", func(o *runtime.BoxOptions) { o.KeepOnStop = true })
 	const size = 1 << 20
 	for _, a := range []string{serverAddr4, serverAddr6} {
 		t.Run(a, func(t *testing.T) {

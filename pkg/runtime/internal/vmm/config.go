@@ -134,6 +134,7 @@ const (
 	CauseStall    Cause = "no sign of life"
 	CauseConfig   Cause = "could not be built"
 	CauseSetup    Cause = "guest could not be set up"
+	CauseMount    Cause = "a mount does not fit the image"
 	CauseVMMDeath Cause = "VMM process died" // seen by the parent
 )
 

@@ -89,7 +89,12 @@ func (a *agentLink) mount(ctx context.Context, client *guest.Client, ready *agen
 	for i := range mounts {
 		points[i] = mounts[i].Point
 	}
-	return client.Mount(ctx, points)
+	err = client.Mount(ctx, points)
+	if refused := (*agentapi.Error)(nil); errors.As(err, &refused) && refused.Code == agentapi.CodeSetup {
+		// The guest is well: what it was asked for is not to be had in this image.
+		a.c.noteCause(CauseMount, errors.New(oneLine(refused.Op[:min(len(refused.Op), 4096)]+": "+refused.Msg[:min(len(refused.Msg), 1024)])+": choose another path in the box"))
+	}
+	return err
 }
 
 // event notes what the agent says unasked. Its text is the guest's.

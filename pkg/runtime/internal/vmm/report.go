@@ -42,7 +42,7 @@ func (r *Report) String() string {
 	if r.Detail != "" {
 		fmt.Fprintf(&b, ": %s", r.Detail)
 	}
-	if r.Cause == CauseConfig && r.Hint == "" {
+	if (r.Cause == CauseConfig || r.Cause == CauseMount) && r.Hint == "" {
 		return b.String() // nothing ran that there could be more to say of
 	}
 	if r.Hint != "" {
