@@ -76,11 +76,12 @@ func unfilled(dir string) bool {
 		return false // the guest's mount will tell
 	}
 	defer f.Close()
-	names, _ := f.Readdirnames(64)
-	for _, n := range names {
-		if n == agentapi.Populating || n == agentapi.Populated {
+	entries, _ := f.ReadDir(64)
+	for _, e := range entries {
+		// A mark is a folder: anything else of its name a guest has left there.
+		if n := e.Name(); (n == agentapi.Populating || n == agentapi.Populated) && e.IsDir() {
 			return true
 		}
 	}
-	return len(names) == 0
+	return len(entries) == 0
 }

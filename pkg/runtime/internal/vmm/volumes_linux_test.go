@@ -97,3 +97,11 @@ func TestLockEmpty(t *testing.T) {
 	release()
 	require.Equal(t, 1, fills(third), "somebody did not finish")
 }
+
+// TestUnfilledMarks is a volume in which a guest left links, or a file, for marks.
+func TestUnfilledMarks(t *testing.T) {
+	dir, other := t.TempDir(), t.TempDir()
+	require.NoError(t, os.Symlink(other, filepath.Join(dir, agentapi.Populating)))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, agentapi.Populated), nil, 0o644))
+	require.False(t, unfilled(dir))
+}
