@@ -115,7 +115,7 @@ const maxWarnings = 20
 
 func (c *copier) warn(text string) {
 	if c.warnings++; c.warnings <= maxWarnings {
-		fmt.Fprintf(os.Stderr, "boxlite: cp: %s\n", text)
+		fmt.Fprintf(os.Stderr, "boxlite: cp: %s\n", message(text))
 	}
 }
 

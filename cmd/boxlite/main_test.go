@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -19,8 +20,8 @@ func call(t *testing.T, args ...string) (code int, stderr string) {
 	return callWith(t, new(bytes.Buffer), args...)
 }
 
-// callWith is call with a writer for what cobra itself prints.
-func callWith(t *testing.T, out io.Writer, args ...string) (code int, stderr string) {
+// stderrOf returns what do prints as errors.
+func stderrOf(t *testing.T, do func()) string {
 	t.Helper()
 	old := os.Stderr
 	r, w, err := os.Pipe()
@@ -32,13 +33,35 @@ func callWith(t *testing.T, out io.Writer, args ...string) (code int, stderr str
 		b, _ := io.ReadAll(r)
 		text <- string(b)
 	}()
-	c := root()
-	c.SetArgs(args)
-	c.SetOut(out)
-	c.SetErr(w)
-	code = exitCode(c.Execute())
+	do()
 	w.Close()
-	return code, <-text
+	return <-text
+}
+
+// callWith is call with a writer for what cobra itself prints.
+func callWith(t *testing.T, out io.Writer, args ...string) (code int, stderr string) {
+	t.Helper()
+	stderr = stderrOf(t, func() {
+		c := root()
+		c.SetArgs(args)
+		c.SetOut(out)
+		c.SetErr(os.Stderr)
+		code = exitCode(c.Execute())
+	})
+	return code, stderr
+}
+
+// TestMessagesPrintable has errors with a guest's text in them.
+func TestMessagesPrintable(t *testing.T) {
+	hostile := errors.New("no \x1b]0;title\a file\r\u202e\u009b2J\nnext")
+	for _, err := range []error{hostile, &exitError{exitSome, hostile}} {
+		require.Equal(t, "boxlite: no .]0;title. file..2J\nnext\n", stderrOf(t, func() { exitCode(err) }))
+	}
+	c := new(copier)
+	require.Equal(t, "boxlite: cp: a.[2Jb\n", stderrOf(t, func() { c.warn("a\x1b[2Jb") }))
+	long := stderrOf(t, func() { warn(errors.New(strings.Repeat("é", maxMessage))) })
+	require.Less(t, len(long), maxMessage+100)
+	require.Contains(t, long, "é... (and 4096 bytes more)\n")
 }
 
 // TestWrongInputs looks at what a user gets for each mistake that needs no guest:

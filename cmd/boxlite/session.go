@@ -180,6 +180,17 @@ func orElse(s, otherwise string) string {
 // warn tells of what does not change the outcome.
 func warn(err error) {
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "boxlite: %v\n", err)
+		fmt.Fprintf(os.Stderr, "boxlite: %s\n", message(err.Error()))
 	}
+}
+
+// maxMessage is how many bytes of a message are printed.
+const maxMessage = 4 << 10
+
+// message is text as a terminal may have it: guests have a hand in many.
+func message(text string) string {
+	if len(text) <= maxMessage {
+		return runtime.Printable(text)
+	}
+	return fmt.Sprintf("%s... (and %d bytes more)", runtime.Printable(text[:maxMessage]), len(text)-maxMessage)
 }

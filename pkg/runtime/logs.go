@@ -114,6 +114,11 @@ func (b *LiteBox) ConsoleLog(ctx context.Context) (string, error) {
 	return vmm.Printable(text[max(0, len(text)-1<<20):]), nil
 }
 
+// Printable makes text that a guest had a hand in, as it has in many an error, fit for
+// a terminal: control characters but newline and tab, and what turns text around, are
+// shown as dots; carriage returns are dropped.
+func Printable(text string) string { return vmm.Printable([]byte(text)) }
+
 func readUpTo(name string, limit int64) ([]byte, error) {
 	f, err := os.Open(name)
 	if err != nil {

@@ -10,76 +10,107 @@ import (
 
 // populate gives an empty volume at dir what lies at a path of the box: all of it, or
 // nothing. One that has content of its own is left as it is.
+//
+// Other boxes may have the volume at the same time, and leave in it what they like:
+// everything in it is reached from the descriptor of a folder, and through no link.
 func populate(dir, path string) error {
-	names, err := list(dir)
+	vol, err := openFolder(unix.AT_FDCWD, dir)
+	if err != nil {
+		return asMountError("looking into the volume", err)
+	}
+	defer unix.Close(vol)
+	names, err := list(vol, ".")
 	if err != nil {
 		return asMountError("looking into the volume", err)
 	}
 	switch {
 	case contains(names, agentapi.Populated):
 	case len(names) == 1 && names[0] == agentapi.Populating:
-		if err := removeTree(dir + "/" + agentapi.Populating); err != nil {
-			return asMountError("removing half a copy", err)
+		if err := removeTree(vol, agentapi.Populating); err != nil {
+			return asMarkError("removing half a copy", agentapi.Populating, err)
 		}
 		fallthrough
 	case len(names) == 0:
-		if there, err := list(path); err != nil || len(there) == 0 {
+		if there, err := list(unix.AT_FDCWD, path); err != nil || len(there) == 0 {
 			return asMountError("looking at the image's content", err)
 		}
-		if err := copyIn(dir, path); err != nil {
+		if err := copyIn(vol, path); err != nil {
 			return err
 		}
 	default:
 		return nil
 	}
-	return settle(dir)
+	return settle(vol)
 }
 
 // copyIn makes a complete copy below the second name.
-func copyIn(dir, path string) error {
-	tmp := dir + "/" + agentapi.Populating
+func copyIn(vol int, path string) error {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
 		return asMountError("looking at the image's content", err)
 	}
-	if err := unix.Mkdir(tmp, 0o700); err != nil {
+	if err := unix.Mkdirat(vol, agentapi.Populating, 0o700); err != nil {
 		return asMountError("copying the image's content", err)
 	}
+	tmp, err := openFolder(vol, agentapi.Populating)
+	if err != nil {
+		return asMarkError("copying the image's content", agentapi.Populating, err)
+	}
+	defer unix.Close(tmp)
 	r, w := io.Pipe()
 	go func() { w.CloseWithError(tarfs.Pack(w, path+"/.", true)) }()
-	err := tarfs.Unpack(r, tmp, nil)
+	err = tarfs.UnpackAt(r, tmp, nil)
 	r.CloseWithError(err)
 	if err != nil {
 		return &mountError{"copying the image's content: " + err.Error(), 0}
 	}
 	// The volume itself is like the folder that it takes the place of.
-	if err := unix.Chown(dir, int(st.Uid), int(st.Gid)); err != nil {
+	if err := unix.Fchown(vol, int(st.Uid), int(st.Gid)); err != nil {
 		return asMountError("giving the volume its owner", err)
 	}
-	if err := unix.Chmod(dir, st.Mode&0o7777); err != nil {
+	if err := unix.Fchmod(vol, st.Mode&0o7777); err != nil {
 		return asMountError("giving the volume its mode", err)
 	}
-	return asMountError("copying the image's content", unix.Rename(tmp, dir+"/"+agentapi.Populated))
+	return asMountError("copying the image's content", unix.Renameat(vol, agentapi.Populating, vol, agentapi.Populated))
 }
 
 // settle moves a complete copy up to where it belongs.
-func settle(dir string) error {
-	from := dir + "/" + agentapi.Populated
-	names, err := list(from)
+func settle(vol int) error {
+	const what = "putting the image's content in place"
+	from, err := openFolder(vol, agentapi.Populated)
+	if err != nil {
+		return asMarkError(what, agentapi.Populated, err)
+	}
+	defer unix.Close(from)
+	names, err := list(from, ".")
 	for _, name := range names {
 		if err == nil {
-			err = unix.Rename(from+"/"+name, dir+"/"+name)
+			err = unix.Renameat(from, name, vol, name)
 		}
 	}
 	if err == nil {
-		err = unix.Rmdir(from)
+		err = unix.Unlinkat(vol, agentapi.Populated, unix.AT_REMOVEDIR)
 	}
-	return asMountError("putting the image's content in place", err)
+	return asMountError(what, err)
 }
 
-// list returns the names in a folder.
-func list(dir string) (names []string, err error) {
-	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+// asMarkError explains a mark that none of us has made.
+func asMarkError(what, mark string, err error) error {
+	if err == unix.ENOTDIR || err == unix.ELOOP {
+		return &mountError{what + ": " + mark + " in the volume is no folder; a box that has the volume made it: remove it", 0}
+	}
+	return asMountError(what, err)
+}
+
+// openFolder opens a folder in one that is open. A link to one is an error.
+func openFolder(dir int, name string) (int, error) {
+	return unix.Openat(dir, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+}
+
+// list returns the names in a folder. Links on the way to it are followed, so name is
+// "." in what others can change.
+func list(dir int, name string) (names []string, err error) {
+	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -94,23 +125,27 @@ func list(dir string) (names []string, err error) {
 	}
 }
 
-// removeTree deletes a folder of our own making, into which nobody else can reach.
-func removeTree(dir string) error {
-	names, err := list(dir)
+// removeTree deletes a folder in one that is open, and what is in it.
+func removeTree(dir int, name string) error {
+	fd, err := openFolder(dir, name)
 	if err != nil {
 		return err
 	}
-	for _, name := range names {
-		at := dir + "/" + name
-		err := unix.Unlink(at)
+	defer unix.Close(fd)
+	names, err := list(fd, ".")
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		err := unix.Unlinkat(fd, n, 0)
 		if err == unix.EISDIR {
-			err = removeTree(at)
+			err = removeTree(fd, n)
 		}
 		if err != nil {
 			return err
 		}
 	}
-	return unix.Rmdir(dir)
+	return unix.Unlinkat(dir, name, unix.AT_REMOVEDIR)
 }
 
 func contains(names []string, name string) bool {

@@ -1,12 +1,14 @@
 package boot
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/anthropics/boxlite/pkg/agentapi"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 )
 
 // TestPopulate fills volumes with an image's folder, also where somebody began and
@@ -38,7 +40,7 @@ func TestPopulate(t *testing.T) {
 			dir := t.TempDir()
 			c.before(t, dir)
 			require.NoError(t, populate(dir, c.image))
-			names, err := list(dir)
+			names, err := list(unix.AT_FDCWD, dir)
 			require.NoError(t, err)
 			require.ElementsMatch(t, c.want, names)
 			if len(names) > 0 && names[0] != "own" && contains(names, "link") {
@@ -55,4 +57,81 @@ func TestPopulate(t *testing.T) {
 		})
 	}
 	require.Error(t, populate(t.TempDir()+"/missing", image))
+}
+
+// TestPopulateFollowsNothing is a volume in which another box has left links, where
+// our marks would be and in what looks like half a copy: nothing behind them changes.
+func TestPopulateFollowsNothing(t *testing.T) {
+	image := t.TempDir()
+	require.NoError(t, os.WriteFile(image+"/new", nil, 0o644))
+	for name, c := range map[string]struct {
+		leave func(dir, victim string) error
+		fails bool
+	}{
+		"populating":     {func(dir, victim string) error { return os.Symlink(victim, dir+"/"+agentapi.Populating) }, true},
+		"populated":      {func(dir, victim string) error { return os.Symlink(victim, dir+"/"+agentapi.Populated) }, true},
+		"within a copy":  {func(dir, victim string) error { return folderWithLink(dir+"/"+agentapi.Populating, victim) }, false},
+		"within a whole": {func(dir, victim string) error { return folderWithLink(dir+"/"+agentapi.Populated, victim) }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, victim := t.TempDir(), t.TempDir()
+			require.NoError(t, os.MkdirAll(victim+"/sub/deep", 0o755))
+			require.NoError(t, os.WriteFile(victim+"/sub/deep/f", nil, 0o644))
+			require.NoError(t, os.WriteFile(victim+"/f", nil, 0o644))
+			require.NoError(t, c.leave(dir, victim))
+			err := populate(dir, image)
+			if c.fails {
+				require.ErrorContains(t, err, "is no folder")
+			} else {
+				require.NoError(t, err)
+			}
+			names, err := list(unix.AT_FDCWD, victim)
+			require.NoError(t, err)
+			require.ElementsMatch(t, []string{"sub", "f"}, names)
+			require.FileExists(t, victim+"/sub/deep/f")
+		})
+	}
+}
+
+// TestPopulateSwapped has another box exchange the marks for links all the time.
+func TestPopulateSwapped(t *testing.T) {
+	image, dir, victim := t.TempDir(), t.TempDir(), t.TempDir()
+	require.NoError(t, os.MkdirAll(image+"/sub/deep", 0o755))
+	require.NoError(t, os.WriteFile(image+"/sub/deep/new", nil, 0o644))
+	require.NoError(t, os.WriteFile(victim+"/f", nil, 0o644))
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		link := t.TempDir() + "/link"
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			os.Symlink(victim, link)
+			for _, mark := range []string{agentapi.Populating, agentapi.Populated} {
+				_ = unix.Renameat2(unix.AT_FDCWD, link, unix.AT_FDCWD, dir+"/"+mark, unix.RENAME_EXCHANGE)
+			}
+			os.RemoveAll(link)
+		}
+	}()
+	for range 200 {
+		_ = populate(dir, image) // whatever it makes of that
+		names, err := list(unix.AT_FDCWD, dir)
+		require.NoError(t, err)
+		for _, name := range names {
+			os.RemoveAll(dir + "/" + name)
+		}
+	}
+	close(stop)
+	<-done
+	names, err := list(unix.AT_FDCWD, victim)
+	require.NoError(t, err)
+	require.Equal(t, []string{"f"}, names)
+}
+
+// folderWithLink makes a folder with a link in it.
+func folderWithLink(dir, victim string) error {
+	return errors.Join(os.Mkdir(dir, 0o755), os.Symlink(victim, dir+"/link"))
 }

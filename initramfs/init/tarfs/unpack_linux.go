@@ -23,7 +23,23 @@ func Unpack(r io.Reader, path string, owner *Owner) error {
 	if err != nil {
 		return err
 	}
-	u := &unpacker{r: NewReader(r), root: dir, owner: owner, fd: -1}
+	return unpack(r, dir, owner)
+}
+
+// UnpackAt is [Unpack] into an open directory, which stays open. Nothing that is in it
+// leads out of it: links are not followed, and neither are those that somebody
+// puts there meanwhile.
+func UnpackAt(r io.Reader, dir int, owner *Owner) error {
+	own, err := open(dir, ".", unix.O_PATH|unix.O_DIRECTORY, below)
+	if err != nil {
+		return pathError(".", err)
+	}
+	return unpack(r, own, owner)
+}
+
+// unpack owns root.
+func unpack(r io.Reader, root int, owner *Owner) error {
+	u := &unpacker{r: NewReader(r), root: root, owner: owner, fd: -1}
 	defer u.close()
 	for {
 		h, err := u.r.Next()

@@ -20,6 +20,7 @@ CREATE TABLE volumes (
 CREATE TABLE volume_uses (
 	volume TEXT NOT NULL,
 	box    TEXT NOT NULL,
+	own    INTEGER NOT NULL, -- the volume was made for the box, and may go with it
 	PRIMARY KEY (volume, box)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX volume_uses_of_box ON volume_uses (box);`
@@ -69,7 +70,7 @@ func useVolumes(ctx context.Context, tx *sql.Tx, b *Box) error {
 		if _, err := addVolume(ctx, tx, v); err != nil {
 			return err
 		}
-		if _, err := tx.ExecContext(ctx, "INSERT OR IGNORE INTO volume_uses (volume, box) VALUES (?,?)", v.Name, b.ID); err != nil {
+		if _, err := tx.ExecContext(ctx, "INSERT OR IGNORE INTO volume_uses (volume, box, own) VALUES (?,?,?)", v.Name, b.ID, v.Anonymous); err != nil {
 			return err
 		}
 	}
@@ -77,10 +78,11 @@ func useVolumes(ctx context.Context, tx *sql.Tx, b *Box) error {
 }
 
 // leaveVolumes forgets that a box names volumes, and returns those that were made
-// for it alone: anonymous ones that no other box names.
+// for it, and that no other box names: a name that was made up for another box, and
+// given to this one, is a volume that somebody wants.
 func leaveVolumes(ctx context.Context, tx *sql.Tx, box string) (own []Volume, err error) {
 	rows, err := tx.QueryContext(ctx, `SELECT name, created_at FROM volume_uses u JOIN volumes v ON v.name = u.volume
-		WHERE box = ?1 AND anonymous AND NOT EXISTS (SELECT 1 FROM volume_uses o WHERE o.volume = u.volume AND o.box <> ?1) ORDER BY name`, box)
+		WHERE box = ?1 AND own AND NOT EXISTS (SELECT 1 FROM volume_uses o WHERE o.volume = u.volume AND o.box <> ?1) ORDER BY name`, box)
 	if err != nil {
 		return nil, err
 	}

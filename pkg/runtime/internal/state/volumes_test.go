@@ -83,3 +83,26 @@ func TestVolumes(t *testing.T) {
 	_, err = db.FindVolume(ctx, "data")
 	require.ErrorIs(t, err, ErrNoVolume)
 }
+
+// TestVolumesOfOthers has a box given an anonymous volume that was kept of another:
+// it stays when that box goes.
+func TestVolumesOfOthers(t *testing.T) {
+	ctx, db := context.Background(), open(t, filepath.Join(t.TempDir(), "db"))
+	one, two := newBox("web"), newBox("rescue")
+	one.Volumes = []Volume{{Name: "aa11", CreatedAt: time.Now(), Anonymous: true}}
+	require.NoError(t, db.Insert(ctx, one))
+	require.NoError(t, db.Delete(ctx, one.ID, "destroy", nil))
+	two.Volumes = []Volume{{Name: "aa11", CreatedAt: time.Now()}, {Name: "bb22", CreatedAt: time.Now(), Anonymous: true}}
+	require.NoError(t, db.Insert(ctx, two))
+	var taken []string
+	require.NoError(t, db.Delete(ctx, two.ID, "destroy", func(list []Volume) error {
+		for _, v := range list {
+			taken = append(taken, v.Name)
+		}
+		return nil
+	}))
+	require.Equal(t, []string{"bb22"}, taken)
+	v, err := db.FindVolume(ctx, "aa11")
+	require.NoError(t, err)
+	require.True(t, v.Anonymous)
+}

@@ -80,7 +80,7 @@ func (a *agentLink) mount(ctx context.Context, client *guest.Client, ready *agen
 	for _, d := range a.c.mapped {
 		d.SetOwner(ready.UID, ready.GID)
 	}
-	release, err := lockEmpty(ctx, mounts)
+	release, err := lockEmpty(ctx, mounts, lockLimit)
 	defer release()
 	if err != nil {
 		return err

@@ -13,14 +13,16 @@ import (
 
 // lockEmpty says in the mounts which volumes the guest shall fill with what its image
 // has, and locks those until release: of several boxes with a new volume one fills it,
-// and the others wait. release may be called in any case.
-func lockEmpty(ctx context.Context, mounts []Mount) (release func(), err error) {
+// and the others wait, for at most limit. release may be called in any case.
+func lockEmpty(ctx context.Context, mounts []Mount, limit time.Duration) (release func(), err error) {
 	locked := map[string]*os.File{}
 	release = func() {
 		for _, f := range locked {
 			f.Close()
 		}
 	}
+	limited, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
 	for i := range mounts {
 		m := &mounts[i]
 		m.Point.Populate = false
@@ -31,15 +33,22 @@ func lockEmpty(ctx context.Context, mounts []Mount) (release func(), err error) 
 		if locked[dir] != nil {
 			continue // it is there twice: the first one fills it
 		}
-		f, err := lockFolder(ctx, dir)
+		f, err := lockFolder(limited, dir)
 		if err != nil {
-			return release, fmt.Errorf("vmm: lock volume %s: %w", dir, err)
+			if limited.Err() != nil && ctx.Err() == nil {
+				err = fmt.Errorf("another box is filling it, and was not done within %v: stop the one that hangs", limit)
+			}
+			return release, fmt.Errorf("vmm: lock volume %s: %w", filepath.Base(dir), err)
 		}
 		locked[dir] = f
 		m.Point.Populate = unfilled(m.Share.Path)
 	}
 	return release, nil
 }
+
+// lockLimit is how long a box waits for others to fill its volumes: whoever does
+// it may hang, or be hostile.
+const lockLimit = time.Minute
 
 // lockRetry is how often a lock that somebody has is tried.
 const lockRetry = 10 * time.Millisecond
@@ -76,11 +85,12 @@ func unfilled(dir string) bool {
 		return false // the guest's mount will tell
 	}
 	defer f.Close()
-	names, _ := f.Readdirnames(64)
-	for _, n := range names {
-		if n == agentapi.Populating || n == agentapi.Populated {
+	entries, _ := f.ReadDir(64)
+	for _, e := range entries {
+		// A mark is a folder: anything else of its name a guest has left there.
+		if n := e.Name(); (n == agentapi.Populating || n == agentapi.Populated) && e.IsDir() {
 			return true
 		}
 	}
-	return len(names) == 0
+	return len(entries) == 0
 }

@@ -64,14 +64,17 @@ func TestLockEmpty(t *testing.T) {
 		return n
 	}
 	first := mounts()
-	release, err := lockEmpty(ctx, first)
+	release, err := lockEmpty(ctx, first, lockLimit)
 	require.NoError(t, err)
 	require.Equal(t, 1, fills(first))
 
 	gone, cancel := context.WithTimeout(ctx, 3*lockRetry)
 	defer cancel()
-	other, err := lockEmpty(gone, mounts())
+	other, err := lockEmpty(gone, mounts(), lockLimit)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
+	other()
+	other, err = lockEmpty(ctx, mounts(), 3*lockRetry)
+	require.ErrorContains(t, err, "volume "+filepath.Base(dir)+": another box is filling it")
 	other()
 
 	type result struct {
@@ -81,7 +84,7 @@ func TestLockEmpty(t *testing.T) {
 	waits := make(chan result)
 	go func() {
 		second := mounts()
-		release, err := lockEmpty(ctx, second)
+		release, err := lockEmpty(ctx, second, lockLimit)
 		release()
 		waits <- result{fills(second), err}
 	}()
@@ -92,8 +95,16 @@ func TestLockEmpty(t *testing.T) {
 
 	require.NoError(t, os.Mkdir(filepath.Join(data, agentapi.Populating), 0o755))
 	third := mounts()
-	release, err = lockEmpty(ctx, third)
+	release, err = lockEmpty(ctx, third, lockLimit)
 	require.NoError(t, err)
 	release()
 	require.Equal(t, 1, fills(third), "somebody did not finish")
+}
+
+// TestUnfilledMarks is a volume in which a guest left links, or a file, for marks.
+func TestUnfilledMarks(t *testing.T) {
+	dir, other := t.TempDir(), t.TempDir()
+	require.NoError(t, os.Symlink(other, filepath.Join(dir, agentapi.Populating)))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, agentapi.Populated), nil, 0o644))
+	require.False(t, unfilled(dir))
 }
