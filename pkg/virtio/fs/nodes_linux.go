@@ -395,10 +395,10 @@ func (t *table) release(n *node) int {
 	return t.bury(n)
 }
 
-// bury makes a doomed node that is not pinned available for reuse. It returns a
-// descriptor to close, or -1. Preconditions: mu.
+// bury makes a doomed node that is neither pinned nor open available for reuse. It
+// returns a descriptor to close, or -1. Preconditions: mu.
 func (t *table) bury(n *node) int {
-	if n.pins.Load() != 0 || !n.doomed.Load() || n.id == 0 {
+	if n.pins.Load() != 0 || n.opens > 0 || !n.doomed.Load() || n.id == 0 {
 		return -1
 	}
 	fd := n.fd
@@ -429,6 +429,9 @@ func (t *table) closed(n *node) {
 	t.mu.Lock()
 	n.opens--
 	fd := t.release(n)
+	if fd < 0 { // it may have been forgotten while it was being opened
+		fd = t.bury(n)
+	}
 	t.mu.Unlock()
 	closeFD(fd)
 }
