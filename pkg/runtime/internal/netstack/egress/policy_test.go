@@ -45,7 +45,7 @@ func TestParseRule(t *testing.T) {
 }
 
 func TestNewRefuses(t *testing.T) {
-	known := Options{LocalAddrs: func() []netip.Addr { return []netip.Addr{} }}
+	known := Options{LocalAddrs: func() []netip.Prefix { return []netip.Prefix{} }}
 	for name, c := range map[string]Config{
 		"action":   {Rules: []Rule{{Name: "a.com"}}},
 		"both":     {Rules: []Rule{{Action: Allow, Name: "a.com", Prefix: netip.MustParsePrefix("1.0.0.0/8")}}},
@@ -57,7 +57,7 @@ func TestNewRefuses(t *testing.T) {
 		_, err := New(c, known)
 		require.Error(t, err, name)
 	}
-	_, err := New(Config{}, Options{LocalAddrs: func() []netip.Addr { return nil }})
+	_, err := New(Config{}, Options{LocalAddrs: func() []netip.Prefix { return nil }})
 	require.Error(t, err)
 }
 
@@ -162,13 +162,16 @@ func TestCheckDoesNotAllocate(t *testing.T) {
 
 func TestLocalAddressesAreRefreshed(t *testing.T) {
 	clock := newClock()
-	addrs := []netip.Addr{netip.MustParseAddr("127.0.0.1")}
-	p := newTestWith(t, Config{}, Options{Now: func() time.Time { return clock.now }, LocalAddrs: func() []netip.Addr { return addrs }})
+	addrs := []netip.Prefix{netip.MustParsePrefix("127.0.0.1/8")}
+	p := newTestWith(t, Config{}, Options{Now: func() time.Time { return clock.now }, LocalAddrs: func() []netip.Prefix { return addrs }})
 	f := flow(t, "tcp 203.0.113.9:22")
 	require.True(t, p.Check(t.Context(), f).Allow)
-	addrs = []netip.Addr{f.Dst.Addr()}
+	addrs = []netip.Prefix{netip.MustParsePrefix("203.0.113.1/24")}
 	clock.pass(localAge)
-	require.False(t, p.Check(t.Context(), f).Allow)
+	require.Equal(t, SpecialPrivate, p.Check(t.Context(), f).Reason)
+	addrs = []netip.Prefix{netip.PrefixFrom(f.Dst.Addr(), 32)}
+	clock.pass(localAge)
+	require.Equal(t, SpecialHost, p.Check(t.Context(), f).Reason)
 	addrs = nil
 	clock.pass(localAge)
 	require.False(t, p.Check(t.Context(), f).Allow, "what is not known keeps the last")
