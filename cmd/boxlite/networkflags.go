@@ -27,7 +27,7 @@ func (o *networkFlags) add(c *cobra.Command) {
 	f.StringArrayVar(&o.allow, "allow-net", nil, "allow a destination and deny all others: [tcp:|udp:|icmp:]NAME|*.NAME|IP|CIDR[:PORT[-PORT],...]")
 	f.StringArrayVar(&o.deny, "deny-net", nil, "deny a destination, written the same way")
 	f.BoolVar(&o.host, "allow-host", false, "let the box reach this machine's loopback, as host.boxlite.internal")
-	f.BoolVar(&o.private, "allow-private", false, "treat private networks as public")
+	f.BoolVar(&o.private, "allow-private", false, "treat private networks, and those that this machine is on, as public")
 	f.StringVar(&o.capture, "pcap", "", "write all frames to a `FILE` in pcap format")
 	f.StringArrayVarP(&o.publish, "publish", "p", nil, "lead a port of this machine to the box: [[IP:]HOSTPORT:]PORT[/tcp|/udp] (IP is 127.0.0.1 if left out, HOSTPORT any that is free)")
 	_ = c.RegisterFlagCompletionFunc("network", cobra.FixedCompletions([]string{"isolated", "none"}, cobra.ShellCompDirectiveNoFileComp))

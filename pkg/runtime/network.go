@@ -49,7 +49,8 @@ type NetworkSpec struct {
 	Deny  []string    `json:",omitempty"`
 	// AllowHost lets the box reach the host's loopback as host.boxlite.internal.
 	AllowHost bool `json:",omitempty"`
-	// AllowPrivate treats private networks (RFC 1918, 100.64.0.0/10, fc00::/7) as public.
+	// AllowPrivate treats private networks (RFC 1918, 100.64.0.0/10, fc00::/7) and those
+	// that the host is on as public.
 	AllowPrivate bool `json:",omitempty"`
 	// Ask has a callback decide on names and addresses that no rule matches, special
 	// ones aside, which stay denied. Setting Decide sets it. Without a callback, as

@@ -19,7 +19,7 @@ const (
 
 // dnsBegin takes a slot for a query or a connection for queries.
 func (n *Network) dnsBegin() bool {
-	if n.queries.Add(1) > maxQueries {
+	if n.queries.Add(1) > n.limit.queries {
 		n.queries.Add(-1)
 		return false
 	}

@@ -66,7 +66,7 @@ func (p *pinger) echo(dst netip.Addr, ttl int, m []byte) {
 	defer p.mu.Unlock()
 	run := p.runs[key]
 	if run == nil {
-		if p.runs == nil || len(p.runs) >= maxPings {
+		if p.runs == nil || len(p.runs) >= p.net.limit.pings {
 			return
 		}
 		run = &pingRun{key: key, requests: make(chan echo, 8)}

@@ -43,7 +43,7 @@ func (c *child) openVolumes() error {
 			continue
 		}
 		m.Point.Kind, m.Point.Tag = agentapi.MountShare, "v"+strconv.Itoa(len(list))
-		d, err := openVolume(m, c.cfg.CPUs, descriptorShare(shares), c.log)
+		d, err := openVolume(m, c.cfg.CPUs, descriptorShare(processDescriptors(), shares), c.log)
 		if err != nil {
 			return fmt.Errorf("vmm: volume at %s: %w", m.Point.Path, err)
 		}
@@ -87,15 +87,22 @@ const (
 	mostDescriptors   = 32768
 )
 
-// descriptorShare is how many descriptors each of so many volumes may hold: a quarter
-// of all together. The network has five eighths at most (netstack's limits), and an
-// eighth stays for everything else.
-func descriptorShare(volumes int) int {
+// processDescriptors is how many the process may have.
+func processDescriptors() uint64 {
 	var l unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
-		return fewestDescriptors
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &l) != nil {
+		return 0
 	}
-	return int(max(fewestDescriptors, min(mostDescriptors, l.Cur/4/uint64(volumes))))
+	return l.Cur
+}
+
+// descriptorShare is how many of the process's descriptors each of so many volumes may
+// hold: a quarter of all together. The network has five eighths at most (netstack's
+// limits), and an eighth stays for everything else. That a volume cannot do with fewer
+// than some may make it more where there are many and the process has little: then a
+// guest that wants to can use up its own VM process's, to its own harm.
+func descriptorShare(process uint64, volumes int) int {
+	return int(max(fewestDescriptors, min(mostDescriptors, process/4/uint64(volumes))))
 }
 
 // placed puts the volumes among the other devices. There are fewer interrupt lines

@@ -46,6 +46,25 @@ func TestPlaced(t *testing.T) {
 	}
 }
 
+// TestDescriptorShare adds up what volumes may hold: a quarter, or the least that each
+// can do with.
+func TestDescriptorShare(t *testing.T) {
+	for n := uint64(1024); n <= 1<<20; n *= 4 { // 1024 and 4096 are what systems set
+		for volumes := 1; volumes <= 32; volumes++ {
+			share := descriptorShare(n, volumes)
+			if share != fewestDescriptors {
+				require.LessOrEqual(t, uint64(share*volumes), n/4, "%d volumes, %d descriptors", volumes, n)
+			}
+		}
+	}
+	require.Equal(t, 256, descriptorShare(1024, 1))
+	require.Equal(t, fewestDescriptors, descriptorShare(1024, 4))
+	require.Equal(t, 64, descriptorShare(4096, 16))
+	require.Equal(t, 1024, descriptorShare(4096, 1))
+	require.Equal(t, mostDescriptors, descriptorShare(1<<63, 1))
+	require.Equal(t, fewestDescriptors, descriptorShare(0, 1), "when it is not known")
+}
+
 // TestLockEmpty has boxes that want to fill one volume.
 func TestLockEmpty(t *testing.T) {
 	ctx := t.Context()

@@ -140,7 +140,7 @@ func TestDeniedAlias(t *testing.T) {
 		allow, err := egress.ParseRule(egress.Allow, "a.com")
 		require.NoError(t, err)
 		cfg.Rules = append(cfg.Rules, allow)
-		p, err := egress.New(cfg, egress.Options{LocalAddrs: func() []netip.Addr { return []netip.Addr{} }})
+		p, err := egress.New(cfg, egress.Options{LocalAddrs: func() []netip.Prefix { return []netip.Prefix{} }})
 		require.NoError(t, err)
 		s := New(Options{Policy: p, Upstreams: []netip.AddrPort{u.addr}})
 		out := s.Handle(t.Context(), ask("a.com", typeA, 0), 512)

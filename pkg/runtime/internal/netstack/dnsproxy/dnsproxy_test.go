@@ -111,7 +111,7 @@ func newPolicy(t testing.TB, rules ...string) *egress.Policy {
 		require.NoError(t, err)
 		c.Rules = append(c.Rules, r)
 	}
-	p, err := egress.New(c, egress.Options{LocalAddrs: func() []netip.Addr { return []netip.Addr{} }})
+	p, err := egress.New(c, egress.Options{LocalAddrs: func() []netip.Prefix { return []netip.Prefix{} }})
 	require.NoError(t, err)
 	t.Cleanup(p.Close)
 	return p

@@ -93,7 +93,7 @@ func (p *Policy) check(ctx context.Context, f Flow) Verdict {
 		for i := range e.names {
 			if n := &e.names[i]; e.counts(n, now) {
 				d.rules.join(&n.class.rules)
-				d.answered = d.answered || n.class.none
+				d.answered = d.answered || n.answered && e.allows(n, now)
 			}
 		}
 	}

@@ -37,8 +37,12 @@ func newTestWith(t testing.TB, c Config, o Options, rules ...string) *Policy {
 	o.HostName, o.HostAddrs = testHost, []netip.Addr{netip.MustParseAddr(hostAddr)}
 	o.Subnets = []netip.Prefix{netip.MustParsePrefix("192.168.127.0/24")}
 	if o.LocalAddrs == nil {
-		o.LocalAddrs = func() []netip.Addr {
-			return []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("198.51.100.7"), netip.MustParseAddr("10.9.8.7")}
+		o.LocalAddrs = func() []netip.Prefix {
+			var list []netip.Prefix
+			for _, text := range []string{"127.0.0.1/8", "198.51.100.7/24", "203.0.113.7/32", "10.9.8.7/16", "2001:db8:1:2::7/64", "2001:db8:1:2::8/64", "2001:db8:1:3::7/128", "2001:db8:1:4::7/0"} {
+				list = append(list, netip.MustParsePrefix(text))
+			}
+			return list
 		}
 	}
 	p, err := New(c, o)
@@ -148,6 +152,23 @@ func TestCheck(t *testing.T) {
 		{name: "public by NAT64", flow: "tcp [64:ff9b::93.184.216.34]:22", allow: true, reason: ByDefault},
 		{name: "denied by NAT64", rules: []string{"deny 93.184.216.0/24"}, flow: "tcp [64:ff9b::93.184.216.34]:22", reason: ByRule},
 		{name: "not allowed by NAT64", rules: []string{"93.184.216.0/24"}, flow: "tcp [64:ff9b::93.184.216.34]:22", reason: ByDefault},
+
+		{name: "neighbour", flow: "tcp [2001:db8:1:2::1]:80", reason: SpecialPrivate},
+		{name: "neighbour over IPv4", flow: "tcp 198.51.100.8:80", reason: SpecialPrivate},
+		{name: "neighbour, mapped address", flow: "tcp [::ffff:198.51.100.8]:80", reason: SpecialPrivate},
+		{name: "neighbour by NAT64", flow: "tcp [64:ff9b::198.51.100.8]:80", reason: SpecialPrivate},
+		{name: "neighbour by name", rules: []string{"a.com"}, pins: []string{"a.com=2001:db8:1:2::1"}, flow: "tcp [2001:db8:1:2::1]:80", reason: SpecialPrivate, named: "a.com"},
+		{name: "neighbour, wide prefix", rules: []string{"2001:db8::/32"}, flow: "tcp [2001:db8:1:2::1]:80", reason: SpecialPrivate},
+		{name: "neighbour, its network", rules: []string{"2001:db8:1:2::/64"}, flow: "tcp [2001:db8:1:2::1]:80", allow: true, reason: ByRule},
+		{name: "neighbour, exactly", rules: []string{"198.51.100.8:80"}, flow: "tcp 198.51.100.8:80", allow: true, reason: ByRule},
+		{name: "neighbour, private networks allowed", config: Config{AllowPrivate: true}, flow: "tcp [2001:db8:1:2::1]:80", allow: true, reason: ByDefault},
+		{name: "the host beside its neighbours", config: Config{AllowPrivate: true}, flow: "tcp [2001:db8:1:2::8]:80", reason: SpecialHost},
+		{name: "next network", flow: "tcp [2001:db8:1:5::1]:80", allow: true, reason: ByDefault},
+		{name: "next network over IPv4", flow: "tcp 198.51.101.8:80", allow: true, reason: ByDefault},
+		{name: "a single address has no neighbours", flow: "tcp 203.0.113.8:80", allow: true, reason: ByDefault},
+		{name: "network of everything", flow: "tcp [2001:db8:1:4::1]:80", allow: true, reason: ByDefault},
+		{name: "private network of the host, all of its range", rules: []string{"10.0.0.0/8"}, flow: "tcp 10.9.1.1:80", allow: true, reason: ByRule},
+		{name: "loopback is no network of the host", config: Config{AllowPrivate: true}, flow: "tcp 127.0.0.2:80", reason: SpecialLoopback},
 
 		{name: "host", flow: "tcp 192.168.127.254:8080", reason: SpecialHost, named: testHost},
 		{name: "host allowed", config: Config{AllowHost: true, Default: Deny}, flow: "tcp 192.168.127.254:8080", allow: true, reason: ByHost, named: testHost},

@@ -27,8 +27,10 @@
 // name that resolves to one of them (DNS rebinding) opens nothing. Only a rule
 // that names addresses and lies inside the range opens it: 10.1.0.0/16 does,
 // 0.0.0.0/0 does not. An address of the host or of a metadata service must be named
-// exactly. Denials hold in special ranges like anywhere. Config.AllowPrivate makes
-// private networks ordinary; Config.AllowHost opens the host's address in the box's
+// exactly. Denials hold in special ranges like anywhere. Private are also the
+// networks of the host's interfaces, whatever their addresses: its neighbours on a
+// LAN have public ones where there is IPv6. Config.AllowPrivate makes private
+// networks ordinary; Config.AllowHost opens the host's address in the box's
 // network, Options.HostAddrs, which a rule for exactly Options.HostName opens too.
 //
 // # TLS and HTTP
@@ -55,6 +57,9 @@
 //     altogether count, and only as our DNS saw them.
 //   - A public address that a router translates to the host is not known to be the
 //     host's.
+//   - Neighbours with public addresses are known by the prefixes of the interfaces'
+//     addresses, not by routes: those of a host whose only address is a single one
+//     (/32, /128), and those behind another router, count as public.
 package egress
 
 import (
@@ -151,7 +156,7 @@ type Config struct {
 	Default Action `json:",omitempty"`
 
 	AllowHost    bool `json:",omitempty"` // all ports of Options.HostAddrs that no rule denies
-	AllowPrivate bool `json:",omitempty"` // RFC 1918, 100.64.0.0/10 and fc00::/7 are treated like public addresses
+	AllowPrivate bool `json:",omitempty"` // RFC 1918, 100.64.0.0/10, fc00::/7 and the interfaces' networks are treated like public addresses
 }
 
 // MaxRules is the most rules that a policy may have.
@@ -167,10 +172,11 @@ type Options struct {
 	// Subnets are the networks of the box; all of them are special.
 	Subnets []netip.Prefix
 
-	// LocalAddrs returns the addresses of the host's interfaces, by default those
-	// that the system tells. It is called from Check, every few seconds at most; nil
-	// says that they are not known, which keeps the last ones.
-	LocalAddrs func() []netip.Addr
+	// LocalAddrs returns the addresses of the host's interfaces, each with the length
+	// of its network's prefix, by default those that the system tells. It is called
+	// from Check, every few seconds at most; nil says that they are not known, which
+	// keeps the last ones.
+	LocalAddrs func() []netip.Prefix
 
 	// Ask decides on what no rule matches, with Config.Default Ask. It is called from
 	// goroutines of the policy, at most one per destination and a few dozen at once,
@@ -367,16 +373,21 @@ func (p *Policy) log(kind Kind, f Flow, v Verdict) {
 	p.opts.Log(d)
 }
 
-func interfaceAddrs() []netip.Addr {
+func interfaceAddrs() []netip.Prefix {
 	list, err := net.InterfaceAddrs()
 	if err != nil {
 		return nil
 	}
-	out := make([]netip.Addr, 0, len(list))
+	out := make([]netip.Prefix, 0, len(list))
 	for _, a := range list {
 		if n, ok := a.(*net.IPNet); ok {
 			if addr, ok := netip.AddrFromSlice(n.IP); ok {
-				out = append(out, addr)
+				addr = addr.Unmap()
+				ones, bits := n.Mask.Size()
+				if bits != addr.BitLen() {
+					ones = addr.BitLen() // a mask that is no prefix: the address alone
+				}
+				out = append(out, netip.PrefixFrom(addr, ones))
 			}
 		}
 	}

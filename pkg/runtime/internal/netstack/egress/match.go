@@ -26,7 +26,6 @@ type signature = *nameClass
 type nameClass struct {
 	rules ruleSet
 	deny  bool // one of them denies
-	none  bool // there are none
 }
 
 // compiled is a rule in the form that is evaluated.
@@ -89,7 +88,7 @@ func newMatcher(rules []Rule) (*matcher, error) {
 	m := &matcher{
 		exact: make(map[string][]int),
 		below: make(map[string][]int),
-		none:  &nameClass{none: true},
+		none:  &nameClass{},
 		known: make(map[ruleSet]signature),
 	}
 	for i, r := range rules {

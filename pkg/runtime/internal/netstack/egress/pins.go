@@ -36,9 +36,10 @@ type pinned struct {
 }
 
 type pin struct {
-	class signature
-	name  string
-	until time.Time
+	class    signature
+	name     string
+	until    time.Time
+	answered bool // Options.Ask allowed the name, with all flows to it
 }
 
 func newPins() pins { return pins{byAddr: make(map[netip.Addr]*pinned)} }
@@ -51,10 +52,15 @@ func (e *pinned) live(now time.Time) bool {
 
 // counts tells whether one of the names of a live address counts.
 func (e *pinned) counts(n *pin, now time.Time) bool {
-	return e.holds > 0 || n.class.deny || now.Before(n.until)
+	return n.class.deny || e.allows(n, now)
 }
 
-func (t *pins) add(a netip.Addr, class signature, name string, now, until time.Time) {
+// allows tells whether what allows one of the names counts.
+func (e *pinned) allows(n *pin, now time.Time) bool {
+	return e.holds > 0 || now.Before(n.until)
+}
+
+func (t *pins) add(a netip.Addr, to pin, now time.Time) {
 	e := t.byAddr[a]
 	if e == nil {
 		if !t.room(nil) {
@@ -73,17 +79,19 @@ func (t *pins) add(a netip.Addr, class signature, name string, now, until time.T
 		t.link(e)
 	}
 	for i := range e.names {
-		if n := &e.names[i]; n.class == class {
-			if n.name != name {
-				n.name = strings.Clone(name)
+		if n := &e.names[i]; n.class == to.class {
+			if n.name != to.name {
+				n.name = strings.Clone(to.name)
 			}
-			if until.After(n.until) {
-				n.until = until
+			if to.until.After(n.until) {
+				n.until = to.until
 			}
+			n.answered = to.answered // the same for all names of a class
 			return
 		}
 	}
-	e.names = append(e.names, pin{class, strings.Clone(name), until})
+	to.name = strings.Clone(to.name)
+	e.names = append(e.names, to)
 	t.count++
 	t.room(e)
 }
@@ -120,7 +128,11 @@ func (e *pinned) unlink() {
 // The pins hold for at least 5 minutes, and while a flow holds them. Names that the
 // policy does not let the box resolve are ignored.
 func (p *Policy) Pin(name string, addrs []netip.Addr, ttl time.Duration) {
-	if len(addrs) == 0 || !p.lookup(name).Allow {
+	if len(addrs) == 0 {
+		return
+	}
+	v := p.lookup(name)
+	if !v.Allow {
 		return
 	}
 	now := p.opts.Now()
@@ -131,7 +143,7 @@ func (p *Policy) Pin(name string, addrs []netip.Addr, ttl time.Duration) {
 	class, _ := p.match.sign(name)
 	for _, a := range addrs {
 		if a.IsValid() {
-			p.pins.add(a.Unmap().WithZone(""), class, canonical, now, until)
+			p.pins.add(a.Unmap().WithZone(""), pin{class, canonical, until, v.Reason == ByAnswer}, now)
 		}
 	}
 }

@@ -45,7 +45,7 @@ func TestParseRule(t *testing.T) {
 }
 
 func TestNewRefuses(t *testing.T) {
-	known := Options{LocalAddrs: func() []netip.Addr { return []netip.Addr{} }}
+	known := Options{LocalAddrs: func() []netip.Prefix { return []netip.Prefix{} }}
 	for name, c := range map[string]Config{
 		"action":   {Rules: []Rule{{Name: "a.com"}}},
 		"both":     {Rules: []Rule{{Action: Allow, Name: "a.com", Prefix: netip.MustParsePrefix("1.0.0.0/8")}}},
@@ -57,7 +57,7 @@ func TestNewRefuses(t *testing.T) {
 		_, err := New(c, known)
 		require.Error(t, err, name)
 	}
-	_, err := New(Config{}, Options{LocalAddrs: func() []netip.Addr { return nil }})
+	_, err := New(Config{}, Options{LocalAddrs: func() []netip.Prefix { return nil }})
 	require.Error(t, err)
 }
 
@@ -162,13 +162,16 @@ func TestCheckDoesNotAllocate(t *testing.T) {
 
 func TestLocalAddressesAreRefreshed(t *testing.T) {
 	clock := newClock()
-	addrs := []netip.Addr{netip.MustParseAddr("127.0.0.1")}
-	p := newTestWith(t, Config{}, Options{Now: func() time.Time { return clock.now }, LocalAddrs: func() []netip.Addr { return addrs }})
+	addrs := []netip.Prefix{netip.MustParsePrefix("127.0.0.1/8")}
+	p := newTestWith(t, Config{}, Options{Now: func() time.Time { return clock.now }, LocalAddrs: func() []netip.Prefix { return addrs }})
 	f := flow(t, "tcp 203.0.113.9:22")
 	require.True(t, p.Check(t.Context(), f).Allow)
-	addrs = []netip.Addr{f.Dst.Addr()}
+	addrs = []netip.Prefix{netip.MustParsePrefix("203.0.113.1/24")}
 	clock.pass(localAge)
-	require.False(t, p.Check(t.Context(), f).Allow)
+	require.Equal(t, SpecialPrivate, p.Check(t.Context(), f).Reason)
+	addrs = []netip.Prefix{netip.PrefixFrom(f.Dst.Addr(), 32)}
+	clock.pass(localAge)
+	require.Equal(t, SpecialHost, p.Check(t.Context(), f).Reason)
 	addrs = nil
 	clock.pass(localAge)
 	require.False(t, p.Check(t.Context(), f).Allow, "what is not known keeps the last")
@@ -227,6 +230,53 @@ func TestAsk(t *testing.T) {
 	clock.pass(defaultAskTTL)
 	require.True(t, p.Lookup(ctx, "a.com").Allow)
 	require.EqualValues(t, 6, calls.Load())
+}
+
+// TestAllowedLookupIsNoAnswer has a name that may be resolved because of a rule for
+// some flows: what the rule does not cover is asked about, as for any address.
+func TestAllowedLookupIsNoAnswer(t *testing.T) {
+	for _, rules := range [][]string{{"tcp:*:443"}, {"tcp:*:443", "deny udp:a.com:1"}, {"tcp:a.com:443"}} {
+		var asked []Request
+		p := newTestWith(t, Config{Default: Ask}, Options{Ask: func(_ context.Context, r Request) (Action, error) {
+			asked = append(asked, r)
+			return Deny, nil
+		}}, rules...)
+		require.Equal(t, ByRule, p.Lookup(t.Context(), "a.com").Reason)
+		p.pinText("a.com=93.184.216.34")
+		require.True(t, p.Check(t.Context(), flow(t, "tcp 93.184.216.34:443")).Allow)
+		require.Empty(t, asked)
+		for i, text := range []string{"tcp 93.184.216.34:22", "udp 93.184.216.34:53", "icmp 93.184.216.34:0"} {
+			v := p.Check(t.Context(), flow(t, text))
+			require.False(t, v.Allow, "%v: %s", rules, text)
+			require.Equal(t, ByAnswer, v.Reason)
+			require.Len(t, asked, i+1)
+			require.Equal(t, Request{Name: "a.com", Flow: flow(t, text)}, asked[i])
+		}
+	}
+}
+
+// TestAnswerEndsWithItsPin has an address that lives on by another name: a denial of
+// the first one still counts, what an answer allowed it does not.
+func TestAnswerEndsWithItsPin(t *testing.T) {
+	clock := newClock()
+	p := newTestWith(t, Config{Default: Ask}, Options{
+		Now: func() time.Time { return clock.now },
+		Ask: func(_ context.Context, r Request) (Action, error) {
+			if r.Name == "a.com" {
+				return Allow, nil
+			}
+			return Deny, nil
+		},
+	}, "deny tcp:a.com:25", "tcp:b.com:443")
+	require.Equal(t, ByAnswer, p.Lookup(t.Context(), "a.com").Reason)
+	p.pinText("a.com=93.184.216.34")
+	require.True(t, p.Check(t.Context(), flow(t, "tcp 93.184.216.34:22")).Allow)
+	clock.pass(minPin - time.Second)
+	p.pinText("b.com=93.184.216.34")
+	clock.pass(2 * time.Second)
+	require.Equal(t, "deny tcp:a.com:25", p.Check(t.Context(), flow(t, "tcp 93.184.216.34:25")).Rule)
+	require.False(t, p.Check(t.Context(), flow(t, "tcp 93.184.216.34:22")).Allow)
+	require.True(t, p.Check(t.Context(), flow(t, "tcp 93.184.216.34:443")).Allow)
 }
 
 func TestAskWithoutAnswers(t *testing.T) {

@@ -84,12 +84,26 @@ func (p *Policy) special(a netip.Addr) (bits int, why Reason) {
 		}
 		return notSpecial, 0
 	}
-	if bits, why = ianaSpecial(a); why == SpecialPrivate && p.config.AllowPrivate {
+	if bits, why = ianaSpecial(a); why == 0 {
+		bits, why = p.onLink(a)
+	}
+	if why == SpecialPrivate && p.config.AllowPrivate {
 		bits, why = notSpecial, 0
 	}
 	for _, n := range p.opts.Subnets {
 		if n.Contains(a) {
 			bits, why = max(bits, n.Bits()), SpecialNetwork
+		}
+	}
+	return bits, why
+}
+
+// onLink is special for addresses that are in no range of IANA's.
+func (p *Policy) onLink(a netip.Addr) (bits int, why Reason) {
+	bits = notSpecial
+	for _, n := range p.local.Load().onLink {
+		if n.Bits() > bits && n.Contains(a) {
+			bits, why = n.Bits(), SpecialPrivate
 		}
 	}
 	return bits, why
@@ -117,10 +131,12 @@ func embedded(a netip.Addr) netip.Addr {
 	return netip.AddrFrom4([4]byte(b[12:]))
 }
 
-// localAddrs are the addresses of the host's interfaces at a time.
+// localAddrs are the addresses of the host's interfaces at a time, and their
+// networks as far as they are not special anyway.
 type localAddrs struct {
-	addrs map[netip.Addr]struct{}
-	at    time.Time
+	addrs  map[netip.Addr]struct{}
+	onLink []netip.Prefix
+	at     time.Time
 }
 
 // localAge is how old they may be. Asking the kernel takes some 50 µs.
@@ -134,7 +150,7 @@ func (p *Policy) refreshLocal(now time.Time) {
 			return
 		}
 		// Whoever comes second while one asks goes on with the old ones.
-		if !p.local.CompareAndSwap(old, &localAddrs{old.addrs, now}) {
+		if !p.local.CompareAndSwap(old, &localAddrs{old.addrs, old.onLink, now}) {
 			return
 		}
 	}
@@ -142,9 +158,18 @@ func (p *Policy) refreshLocal(now time.Time) {
 	if list == nil {
 		return
 	}
-	next := &localAddrs{make(map[netip.Addr]struct{}, len(list)), now}
-	for _, a := range list {
-		next.addrs[a.Unmap().WithZone("")] = struct{}{}
+	next := &localAddrs{addrs: make(map[netip.Addr]struct{}, len(list)), at: now}
+	for _, n := range list {
+		a := n.Addr().Unmap() // a prefix has no zone
+		next.addrs[a] = struct{}{}
+		// A network of no bits is everything. One of a single address has no neighbours.
+		if _, why := ianaSpecial(a); why != 0 || n.Bits() <= 0 || n.IsSingleIP() {
+			continue
+		}
+		// Of several addresses in one network, as IPv6 has them, one will do.
+		if n = netip.PrefixFrom(a, n.Bits()).Masked(); !slices.Contains(next.onLink, n) {
+			next.onLink = append(next.onLink, n)
+		}
 	}
 	p.local.Store(next)
 }
