@@ -15,6 +15,8 @@ const (
 	maxQueries = 256
 	// maxAnswer is for datagrams: what most clients and servers agree on at most.
 	maxAnswer = 4096
+	// dnsBuffer is what the stack holds of answers on a connection at most.
+	dnsBuffer = 64 << 10
 )
 
 // dnsBegin takes a slot for a query or a connection for queries.
@@ -43,9 +45,9 @@ func (n *Network) query(src, dst netip.AddrPort, q []byte) {
 	}
 }
 
-// serveStream answers queries on a connection until the guest has no more.
+// serveStream answers queries on a connection until the guest has no more, and returns
+// when the stack holds no answer any more.
 func (n *Network) serveStream(wq *waiter.Queue, ep tcpip.Endpoint) {
-	conn := gonet.NewTCPConn(wq, ep)
-	defer conn.Close()
-	n.cfg.DNS.ServeStream(n.ctx, conn)
+	defer settle(ep, wq, min(dnsOrphanTime, n.tcp.orphan), ep.Abort)
+	n.cfg.DNS.ServeStream(n.ctx, gonet.NewTCPConn(wq, ep))
 }

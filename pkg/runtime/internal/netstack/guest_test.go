@@ -53,7 +53,8 @@ type guestLink struct {
 	offloads   vnet.Offloads
 
 	mu   sync.Mutex
-	room int // frames that the receive ring takes, -1 for any number
+	room int  // frames that the receive ring takes, -1 for any number
+	full bool // the card had no room, and has to say when it has again
 }
 
 const fullOffloads = vnet.OffloadCsum | vnet.OffloadTSO4 | vnet.OffloadTSO6
@@ -144,6 +145,13 @@ func (l *guestLink) receive(stop chan struct{}) {
 				l.dispatcher.DeliverNetworkPacket(pkt.NetworkProtocolNumber, pkt)
 			}
 			pkt.DecRef()
+			l.mu.Lock()
+			full := l.full
+			l.full = false
+			l.mu.Unlock()
+			if full {
+				l.host.Ready(0)
+			}
 		case <-stop:
 			return
 		}
@@ -164,6 +172,7 @@ func (l *guestLink) Send(_ int, h *vnet.Header, v [][]byte) vnet.Status {
 	select {
 	case l.rx <- wire{*h, frame}:
 	default:
+		l.full = true
 		return vnet.Full
 	}
 	if l.room > 0 {

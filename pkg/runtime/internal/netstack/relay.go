@@ -51,7 +51,7 @@ const sniffTime = 30 * time.Second
 
 // run returns when both directions are done; what was cut says why.
 func (r *relay) run() error {
-	defer r.free()
+	defer r.host.Close()
 	raw, err := r.host.SyscallConn()
 	if err != nil {
 		r.cut(err)
@@ -107,10 +107,12 @@ func (r *relay) cut(err error) {
 	})
 }
 
-// free closes both ends; nobody may use them any more.
+// free closes the guest's end; nobody may use it any more. It returns when the guest
+// has taken or refused what is left, which the stack holds until then: so long the
+// connection counts as one.
 func (r *relay) free() {
-	r.guest.Close()
-	r.host.Close()
+	patience := r.net.tcp.orphan
+	settle(r.guest, r.wq, patience, func() { cutIdle(r.guest, patience) })
 }
 
 // upload carries bytes from the guest to the host until the guest has sent its last.

@@ -36,33 +36,36 @@ func (g *guest) endpoint(addr netip.AddrPort) tcpip.Endpoint {
 func TestTCPGuestResets(t *testing.T) {
 	flows := make(chan Flow, 1)
 	g := newGuest(t, Config{Flows: func(f Flow) { flows <- f }})
-	ended := make(chan struct{}, 1)
-	addr := server(t, func(c net.Conn) {
-		io.Copy(io.Discard, c)
-		ended <- struct{}{}
-		<-t.Context().Done()
-	})
-	deaf := server(t, func(net.Conn) { <-t.Context().Done() })
-	for name, reset := range map[string]func(tcpip.Endpoint){
-		"open":            func(tcpip.Endpoint) {},
-		"after its end":   func(ep tcpip.Endpoint) { require.Nil(t, ep.Shutdown(tcpip.ShutdownWrite)); <-ended },
+	for name, before := range map[string]func(ep tcpip.Endpoint, ended <-chan struct{}){
+		"open": func(tcpip.Endpoint, <-chan struct{}) {},
+		"after its end": func(ep tcpip.Endpoint, ended <-chan struct{}) {
+			require.Nil(t, ep.Shutdown(tcpip.ShutdownWrite))
+			<-ended
+		},
 		"host reads none": nil,
 	} {
 		t.Run(name, func(t *testing.T) {
-			to := addr
-			if reset == nil {
-				to = deaf
-				reset = func(ep tcpip.Endpoint) { // until nobody on the way takes more
-					for last := time.Now(); time.Since(last) < 100*time.Millisecond; {
-						var p zeroes = 64 << 10
-						if n, _ := ep.Write(&p, tcpip.WriteOptions{}); n > 0 {
-							last = time.Now()
-						}
+			ended := make(chan struct{})
+			to := server(t, func(c net.Conn) {
+				if before != nil {
+					io.Copy(io.Discard, c)
+					close(ended)
+				}
+				<-t.Context().Done()
+			})
+			ep := g.endpoint(to)
+			// A reset before that is the end of an attempt, not of a connection.
+			require.Eventually(t, func() bool { return g.net.Stats().TCPActive == 1 }, waitLong, tick)
+			if before != nil {
+				before(ep, ended)
+			} else { // until nobody on the way takes more
+				for last := time.Now(); time.Since(last) < 100*time.Millisecond; {
+					var p zeroes = 64 << 10
+					if n, _ := ep.Write(&p, tcpip.WriteOptions{}); n > 0 {
+						last = time.Now()
 					}
 				}
 			}
-			ep := g.endpoint(to)
-			reset(ep)
 			ep.Abort()
 			select {
 			case f := <-flows:

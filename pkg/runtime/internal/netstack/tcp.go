@@ -58,13 +58,14 @@ type tcpForwarder struct {
 	buffers atomic.Int64                        // of bufferTotal, in use
 	where   func(netip.AddrPort) netip.AddrPort // hostSide, but for tests
 	idle    time.Duration                       // keepIdle, but for tests
+	orphan  time.Duration                       // orphanTime, but for tests
 
 	mu     sync.Mutex
 	relays map[*relay]struct{}
 }
 
 func newTCPForwarder(n *Network) *tcpForwarder {
-	f := &tcpForwarder{net: n, relays: make(map[*relay]struct{}), dialer: net.Dialer{Timeout: dialTimeout}, where: hostSide, idle: keepIdle}
+	f := &tcpForwarder{net: n, relays: make(map[*relay]struct{}), dialer: net.Dialer{Timeout: dialTimeout}, where: hostSide, idle: keepIdle, orphan: orphanTime}
 	f.forward = tcp.NewForwarder(n.stack, firstWindow, n.limit.opening, func(r *tcp.ForwarderRequest) {
 		if !n.spawn(func() { f.accept(r) }) {
 			r.Complete(true)
@@ -184,14 +185,16 @@ func (f *tcpForwarder) prepare(ep tcpip.Endpoint) (size int64) {
 	return size
 }
 
-// run relays until both sides are done, and reports the flow.
+// run relays until both sides are done, reports the flow, and returns when the stack
+// holds nothing more of it.
 func (f *tcpForwarder) run(r *relay, flow *Flow) {
 	defer f.buffers.Add(-r.buffer)
+	defer r.free()
 	f.mu.Lock()
 	if f.relays == nil { // closed
 		f.mu.Unlock()
 		r.cut(errClosed)
-		r.free()
+		r.host.Close()
 		return
 	}
 	f.relays[r] = struct{}{}
@@ -233,6 +236,7 @@ func (f *tcpForwarder) acceptOwn(r *tcp.ForwarderRequest, dst netip.AddrPort) {
 		return
 	}
 	r.Complete(false)
+	ep.SocketOptions().SetSendBufferSize(dnsBuffer, true)
 	f.net.serveStream(&wq, ep)
 }
 
