@@ -282,7 +282,8 @@ func (r *Runtime) deleteTaken(away []removed) error {
 }
 
 // clearRemoved finishes removals that whoever began them did not live to finish:
-// content whose volume is still there goes back, all other is deleted.
+// content whose volume is still there goes back, all other is deleted. What cannot be
+// deleted is only logged.
 func (r *Runtime) clearRemoved(ctx context.Context) error {
 	dir := filepath.Join(r.opts.HomeDir, volumesName)
 	entries, err := os.ReadDir(dir)
@@ -336,39 +337,10 @@ func (r *Runtime) clearRemoved(ctx context.Context) error {
 		errs = append(errs, wrap(ErrDatabase, err, "look for removed volumes"))
 	}
 	for _, g := range gone {
-		errs = append(errs, wrap(ErrStorage, removeTree(g), "delete %s, left by a removed volume", g))
-	}
-	return errors.Join(errs...)
-}
-
-// removeTree is os.RemoveAll for trees whose folders a guest may have closed to us.
-func removeTree(dir string) error {
-	err := os.RemoveAll(dir)
-	if !errors.Is(err, fs.ErrPermission) {
-		return err
-	}
-	root, err := os.OpenRoot(dir) // so that no link leads out of the tree
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	openFolders(root, ".")
-	return os.RemoveAll(dir)
-}
-
-// openFolders gives the folders of a tree back to their owner. What cannot be changed
-// is told by the removal that follows.
-func openFolders(root *os.Root, name string) {
-	_ = root.Chmod(name, 0o700)
-	d, err := root.Open(name)
-	if err != nil {
-		return
-	}
-	entries, _ := d.ReadDir(-1)
-	d.Close()
-	for _, e := range entries {
-		if e.IsDir() {
-			openFolders(root, filepath.Join(name, e.Name()))
+		// It is in nobody's way: the next one who looks tries again.
+		if err := removeTree(g); err != nil {
+			r.opts.Log.Warn("delete what a removed volume left", "folder", g, "error", err)
 		}
 	}
+	return errors.Join(errs...)
 }
