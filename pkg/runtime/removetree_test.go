@@ -16,6 +16,7 @@ import (
 func nest(t *testing.T, dir string, depth int) {
 	t.Helper()
 	require.NoError(t, os.Mkdir(dir, 0o755))
+	name := strings.Repeat("d", 100)
 	var fds []int
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	require.NoError(t, err)
@@ -24,8 +25,8 @@ func nest(t *testing.T, dir string, depth int) {
 		file, err := unix.Openat(fd, "f", unix.O_CREAT|unix.O_WRONLY|unix.O_CLOEXEC, 0)
 		require.NoError(t, err)
 		unix.Close(file)
-		require.NoError(t, unix.Mkdirat(fd, "d", 0o755))
-		fd, err = unix.Openat(fd, "d", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		require.NoError(t, unix.Mkdirat(fd, name, 0o755))
+		fd, err = unix.Openat(fd, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		require.NoError(t, err)
 		fds = append(fds, fd)
 	}
@@ -61,7 +62,7 @@ func TestRemoveTree(t *testing.T) {
 	require.NoError(t, os.Symlink(other, filepath.Join(dir, "link")))
 	require.NoError(t, os.Symlink(other, filepath.Join(dir, "a", "links", "deep", "link")))
 	require.NoError(t, unix.Mkfifo(filepath.Join(dir, "a", "fifo"), 0))
-	nest(t, filepath.Join(dir, "deep"), 2500)
+	nest(t, filepath.Join(dir, "deep"), 300)
 	fewDescriptors(t)
 	require.NoError(t, removeTree(dir))
 	require.NoFileExists(t, dir)
@@ -75,7 +76,7 @@ func TestRemoveTreeTogether(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "v")
 	require.NoError(t, os.Mkdir(dir, 0o755))
 	for _, name := range []string{"a", "b", "c"} {
-		nest(t, filepath.Join(dir, name), 200)
+		nest(t, filepath.Join(dir, name), 50)
 	}
 	done := make(chan error)
 	for range 3 {
