@@ -9,6 +9,7 @@ import (
 
 	"github.com/anthropics/boxlite/pkg/agentapi"
 	"github.com/anthropics/boxlite/pkg/virtio"
+	"github.com/anthropics/boxlite/pkg/virtio/fs"
 	"github.com/stretchr/testify/require"
 )
 
@@ -43,6 +44,17 @@ func TestPlaced(t *testing.T) {
 			}
 		}
 		require.Equal(t, c.mixed, mixed, "%+v", c)
+	}
+}
+
+// TestInodeShare adds up what volumes may take of the heap.
+func TestInodeShare(t *testing.T) {
+	require.Equal(t, 512<<10, inodeShare(1))
+	require.Equal(t, 16<<10, inodeShare(32))
+	for n := 1; n <= 40; n++ {
+		each := inodeShare(n)
+		require.GreaterOrEqual(t, each, 13000, "a large program's files, with %d volumes", n)
+		require.LessOrEqual(t, n*each*fs.InodeBytes, volumeHeapLimit-networkHeapLimit)
 	}
 }
 
