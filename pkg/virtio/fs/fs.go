@@ -67,6 +67,10 @@ import (
 	"github.com/anthropics/boxlite/pkg/virtio"
 )
 
+// InodeBytes is what an inode that a guest remembers takes of this process's heap at
+// most, with the longest name; with names of a few letters it is about half of that.
+const InodeBytes = 544
+
 // Cache says how long a guest may believe what it has read.
 type Cache int
 
@@ -123,7 +127,7 @@ type Config struct {
 
 	NoXattr        bool // extended attributes are not supported
 	OneFileSystem  bool // what is mounted below the folder stays hidden
-	MaxInodes      int  // that a guest may remember at once; 0 means 524,288 (about 200 bytes each)
+	MaxInodes      int  // that a guest may remember at once; 0 means 524,288 ([InodeBytes] each)
 	MaxDescriptors int  // that the device may hold; 0 means a quarter of the process's limit, at most 32,768
 
 	// Log receives what the host refused to do for reasons of its own, at a

@@ -45,7 +45,7 @@ func guestACL(dir string) {
 		}
 		return aclOf(text + " o::" + perm())
 	}
-	for i := range long(80) {
+	for i := range long(40) {
 		path, what := paths(), ""
 		var do func(at string) error
 		switch rnd.IntN(9) {

@@ -169,6 +169,9 @@ func (t *table) full() bool {
 func (n *node) place(parent uint64, name []byte) {
 	n.parent, n.lost = parent, false
 	if !bytes.Equal(n.name, name) {
+		if cap(n.name) < len(name) {
+			n.name = nil // what grows may take twice what it needs
+		}
 		n.name = append(n.name[:0], name...)
 	}
 }

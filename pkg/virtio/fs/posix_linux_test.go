@@ -17,6 +17,10 @@ func TestPosix(t *testing.T) {
 			continue
 		case "FcntlFlockLocksFile": // wants the locks of one process to exclude each other, as no kernel does
 			continue
+		case "DirSeek", "FdLeak", "FstatDeleted", "ReadDirBasic": // a hundred files or more: in guests with BOXLITE_SOAK
+			if os.Getenv(shareDir) != "" && os.Getenv("BOXLITE_SOAK") == "" {
+				continue
+			}
 		}
 		t.Run(name, func(t *testing.T) {
 			mnt, err := os.MkdirTemp(dir, "posix")

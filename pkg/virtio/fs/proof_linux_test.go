@@ -40,7 +40,7 @@ func packages() int {
 	if os.Getenv("BOXLITE_SOAK") != "" {
 		return 5000
 	}
-	return 15
+	return 6
 }
 
 // packageFile is a file of a package and its contents.
@@ -126,12 +126,10 @@ func TestChecksums(t *testing.T) {
 	checkBlocks(t, dir)
 }
 
-const (
-	blockSize  = 16 << 10
-	blockCount = 64 // of a file
-)
+const blockSize = 16 << 10
 
 var (
+	blockCount = long(8) // of a file
 	castagnoli = crc32.MakeTable(crc32.Castagnoli)
 	ways       = []string{"buffered", "direct", "mapped", "synchronous", "appended"}
 )
@@ -186,7 +184,7 @@ func writeBlocks(path, way string) error {
 	case "appended":
 		write = func(p []byte, _ int64) (int, error) { return f.Write(p) }
 	case "mapped":
-		if err := f.Truncate(blockSize * blockCount); err != nil {
+		if err := f.Truncate(int64(blockSize * blockCount)); err != nil {
 			return err
 		}
 		m, err := unix.Mmap(int(f.Fd()), 0, blockSize*blockCount, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)

@@ -15,9 +15,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// volumeInodes is how many inodes a guest may remember at once, of all volumes together.
+const volumeInodes = 512 << 10
+
 // volumeHeapLimit is for boxes with volumes: what a guest has looked up in them is
-// on the heap.
-const volumeHeapLimit = 128 << 20
+// on the heap, and a limit below that would have it collected without end.
+const volumeHeapLimit = volumeInodes*fs.InodeBytes + networkHeapLimit
 
 // fileName is what a shared file is called in the folder that its device shows.
 const fileName = "file"
@@ -43,7 +46,7 @@ func (c *child) openVolumes() error {
 			continue
 		}
 		m.Point.Kind, m.Point.Tag = agentapi.MountShare, "v"+strconv.Itoa(len(list))
-		d, err := openVolume(m, c.cfg.CPUs, descriptorShare(processDescriptors(), shares), c.log)
+		d, err := openVolume(m, c.cfg.CPUs, descriptorShare(processDescriptors(), shares), inodeShare(shares), c.log)
 		if err != nil {
 			return fmt.Errorf("vmm: volume at %s: %w", m.Point.Path, err)
 		}
@@ -56,7 +59,7 @@ func (c *child) openVolumes() error {
 	return nil
 }
 
-func openVolume(m *Mount, cpus, descriptors int, log *slog.Logger) (*fs.Device, error) {
+func openVolume(m *Mount, cpus, descriptors, inodes int, log *slog.Logger) (*fs.Device, error) {
 	fd, err := unix.Open(m.Share.Path, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: m.Share.Path, Err: err}
@@ -76,7 +79,7 @@ func openVolume(m *Mount, cpus, descriptors int, log *slog.Logger) (*fs.Device, 
 	}
 	return fs.New(fs.Config{
 		Tag: m.Point.Tag, Root: root, File: m.Point.File, ReadOnly: m.Point.ReadOnly,
-		Queues: min(cpus, maxQueues), Owner: owner, SharedLocks: m.Share.SharedLocks, MaxDescriptors: descriptors,
+		Queues: min(cpus, maxQueues), Owner: owner, SharedLocks: m.Share.SharedLocks, MaxDescriptors: descriptors, MaxInodes: inodes,
 		Log: func(format string, args ...any) { log.Warn(fmt.Sprintf(format, args...), "volume", m.Point.Path) },
 	})
 }
@@ -104,6 +107,9 @@ func processDescriptors() uint64 {
 func descriptorShare(process uint64, volumes int) int {
 	return int(max(fewestDescriptors, min(mostDescriptors, process/4/uint64(volumes))))
 }
+
+// inodeShare is how many inodes of each of so many volumes a guest may remember.
+func inodeShare(volumes int) int { return volumeInodes / volumes }
 
 // placed puts the volumes among the other devices. There are fewer interrupt lines
 // than places, so that those past the last line share the lines of the first ones:

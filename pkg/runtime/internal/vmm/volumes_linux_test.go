@@ -9,6 +9,7 @@ import (
 
 	"github.com/anthropics/boxlite/pkg/agentapi"
 	"github.com/anthropics/boxlite/pkg/virtio"
+	"github.com/anthropics/boxlite/pkg/virtio/fs"
 	"github.com/stretchr/testify/require"
 )
 
@@ -63,6 +64,17 @@ func TestDescriptorShare(t *testing.T) {
 	require.Equal(t, 1024, descriptorShare(4096, 1))
 	require.Equal(t, mostDescriptors, descriptorShare(1<<63, 1))
 	require.Equal(t, fewestDescriptors, descriptorShare(0, 1), "when it is not known")
+}
+
+// TestInodeShare adds up what volumes may take of the heap.
+func TestInodeShare(t *testing.T) {
+	require.Equal(t, 512<<10, inodeShare(1))
+	require.Equal(t, 16<<10, inodeShare(32))
+	for n := 1; n <= 40; n++ {
+		each := inodeShare(n)
+		require.GreaterOrEqual(t, each, 13000, "a large program's files, with %d volumes", n)
+		require.LessOrEqual(t, n*each*fs.InodeBytes, volumeHeapLimit-networkHeapLimit)
+	}
 }
 
 // TestLockEmpty has boxes that want to fill one volume.
