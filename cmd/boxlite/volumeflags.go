@@ -141,6 +141,9 @@ func volumeOption(v *runtime.VolumeSpec, option string) error {
 
 // parseMount reads a mount as docker's --mount has it. One of the results is nil.
 func parseMount(s string) (*runtime.VolumeSpec, *runtime.TmpfsSpec, error) {
+	if strings.ContainsAny(s, "\r\n") { // of CSV's lines only the first would be read
+		return nil, nil, errors.New("there is a line break in it: write all on one line")
+	}
 	fields, err := csv.NewReader(strings.NewReader(s)).Read()
 	if err != nil {
 		return nil, nil, errors.New("want type=bind|volume|tmpfs,src=…,dst=…")

@@ -79,6 +79,8 @@ func TestParseMount(t *testing.T) {
 		"type=tmpfs,dst=/b,src=/a":          "not for type=tmpfs",
 		"type=tmpfs,dst=/b,volume-nocopy":   "volume-nocopy is for type=volume",
 		`type=bind,"src=/a,dst=/b`:          "want type=",
+		"type=bind,src=/a,dst=/b\nreadonly": "there is a line break in it",
+		"type=bind,src=/a,dst=/b\n":         "there is a line break in it",
 	} {
 		_, _, err := parseMount(s)
 		require.ErrorContains(t, err, want, s)

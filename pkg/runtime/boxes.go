@@ -21,6 +21,9 @@ func (r *Runtime) Create(ctx context.Context, opts BoxOptions, name string) (*Li
 	if err := opts.fill(); err != nil {
 		return nil, err
 	}
+	if err := r.checkCapture(&opts); err != nil {
+		return nil, err
+	}
 	if name != "" {
 		if err := checkName(name); err != nil {
 			return nil, err

@@ -65,7 +65,8 @@ type NetworkSpec struct {
 	// DecideTimeout is how long an answer may take; default 1 minute. The program in
 	// the box waits as long, if it has the patience.
 	DecideTimeout time.Duration `json:",omitempty"`
-	// Capture is a file that takes all frames in pcap format, replaced at each start.
+	// Capture is a regular file that takes all frames in pcap format, emptied at each
+	// start. It may not be, nor its path lead, where the box itself can write.
 	Capture string `json:",omitempty"`
 }
 

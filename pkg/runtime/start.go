@@ -284,6 +284,9 @@ func (b *LiteBox) vmConfig(ctx context.Context, mode bootMode) (cfg *vmm.Config,
 	if err != nil {
 		return nil, nil, err
 	}
+	if err := rt.checkCapture(&b.opts); err != nil { // links may have changed, and volumes are there now
+		return nil, nil, err
+	}
 	return &vmm.Config{
 		BoxID: string(b.id), Dir: b.dir(), CPUs: b.opts.CPUs, MemoryMiB: b.opts.MemoryMiB,
 		Kernel: kernel, Initrd: initrd, Cmdline: kernelCmdline,

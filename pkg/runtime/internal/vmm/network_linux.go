@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"os"
 	"path/filepath"
 
 	"github.com/anthropics/boxlite/pkg/agentapi"
@@ -53,9 +52,9 @@ func openNetwork(cfg *Config, log *slog.Logger) (n *network, err error) {
 	}
 	var capture netstack.Capture
 	if own.Capture != "" {
-		f, err := os.OpenFile(own.Capture, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+		f, err := openCapture(own.Capture)
 		if err != nil {
-			return n, fmt.Errorf("capture frames: %w", err)
+			return n, err
 		}
 		capture = f
 	}

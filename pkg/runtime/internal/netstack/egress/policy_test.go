@@ -42,6 +42,10 @@ func TestParseRule(t *testing.T) {
 		_, err := ParseRule(Allow, text)
 		require.Error(t, err, text)
 	}
+	for _, text := range []string{"https://a.com", "tcp:https://a.com:443/path", "https://a.com/"} {
+		_, err := ParseRule(Allow, text)
+		require.EqualError(t, err, fmt.Sprintf("network rule %q: write the name without https://", text))
+	}
 }
 
 func TestNewRefuses(t *testing.T) {

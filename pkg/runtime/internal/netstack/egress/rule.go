@@ -38,6 +38,9 @@ func ParseRule(action Action, text string) (Rule, error) {
 
 func parseRule(action Action, text string) (Rule, error) {
 	r := Rule{Action: action}
+	if before, _, ok := strings.Cut(text, "://"); ok {
+		return r, fmt.Errorf("write the name without %s://", before[strings.LastIndexByte(before, ':')+1:])
+	}
 	rest := text
 	if p, after, ok := strings.Cut(text, ":"); ok {
 		for _, known := range []Protocol{TCP, UDP, ICMP} {
