@@ -97,7 +97,7 @@ func (o *options) arguments(image string) []string {
 		args = append(args, "-icount", "shift=0,sleep=off", "-rtc", "base=utc,clock=vm")
 	} else {
 		// Nobody measures here; an -i run keeps the mitigations that a real host has.
-		cmdline += " mitigations=off"
+		cmdline += " mitigations=off" + tscParameter()
 	}
 	if extra := os.Getenv("RIG_CMDLINE"); extra != "" {
 		cmdline += " " + extra
