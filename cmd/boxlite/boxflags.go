@@ -92,7 +92,7 @@ func (o *boxFlags) options(c *cobra.Command, args []string) (runtime.BoxOptions,
 	for _, n := range []struct {
 		flag string
 		zero bool
-	}{{"cpus", o.cpus == 0}, {"memory", o.memory == 0}} {
+	}{{"cpus", o.cpus == 0}, {"memory", o.memory == 0}, {"disk-size", o.disk == 0 && c.Flags().Changed("disk-size")}} {
 		if n.zero {
 			return none, fmt.Errorf("%s: --%s 0: a box needs at least one", what, n.flag)
 		}

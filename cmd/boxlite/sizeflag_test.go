@@ -41,4 +41,5 @@ func TestSizeErrors(t *testing.T) {
 	require.Contains(t, output(t, "run", "-m", "9999999t", "x").stderr, "want a smaller size")
 	require.Contains(t, output(t, "run", "-m", "1k", "x").stderr, "1 MiB of memory: choose", "it is given on")
 	require.Contains(t, output(t, "run", "-m", "0", "x").stderr, "--memory 0")
+	require.Contains(t, output(t, "run", "--disk-size", "0", "x").stderr, "--disk-size 0")
 }
