@@ -3,6 +3,7 @@ package vmm
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"time"
@@ -80,17 +81,17 @@ func lockFolder(ctx context.Context, dir string) (*os.File, error) {
 // unfilled reports whether a folder is empty, or was being filled by somebody who did
 // not live to finish.
 func unfilled(dir string) bool {
+	for _, mark := range []string{agentapi.Populating, agentapi.Populated} {
+		// A mark is a folder: anything else of its name a guest has left there.
+		if fi, err := os.Lstat(filepath.Join(dir, mark)); err == nil && fi.IsDir() {
+			return true
+		}
+	}
 	f, err := os.Open(dir)
 	if err != nil {
 		return false // the guest's mount will tell
 	}
 	defer f.Close()
-	entries, _ := f.ReadDir(64)
-	for _, e := range entries {
-		// A mark is a folder: anything else of its name a guest has left there.
-		if n := e.Name(); (n == agentapi.Populating || n == agentapi.Populated) && e.IsDir() {
-			return true
-		}
-	}
-	return len(entries) == 0
+	names, err := f.Readdirnames(1)
+	return len(names) == 0 && err == io.EOF
 }

@@ -2,6 +2,7 @@ package vmm
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -138,4 +139,14 @@ func TestUnfilledMarks(t *testing.T) {
 	require.NoError(t, os.Symlink(other, filepath.Join(dir, agentapi.Populating)))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, agentapi.Populated), nil, 0o644))
 	require.False(t, unfilled(dir))
+
+	// Somebody was killed while most of the copy was in place already.
+	dir = t.TempDir()
+	require.True(t, unfilled(dir))
+	for i := range 500 {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, fmt.Sprint(i)), nil, 0o644))
+	}
+	require.False(t, unfilled(dir))
+	require.NoError(t, os.Mkdir(filepath.Join(dir, agentapi.Populated), 0o700))
+	require.True(t, unfilled(dir))
 }
