@@ -90,15 +90,18 @@ func (w *waiter) giveUp() {
 	}
 }
 
-// interrupt ends the wait of a request.
-func (l *locks) interrupt(unique uint64) {
+// interrupt ends the wait of a request. The guest is to ask again (EAGAIN) about one
+// that does not wait: it may be on its way, in another queue.
+func (l *locks) interrupt(unique uint64) syscall.Errno {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for w := range l.waiters {
 		if w.unique == unique {
 			w.giveUp()
+			return 0
 		}
 	}
+	return syscall.EAGAIN
 }
 
 // wake lets waiters try again.

@@ -44,8 +44,8 @@ func (w *worker) handle(c *queue.Chain) (written uint32, answered bool) {
 		return 0, true
 	case opInterrupt:
 		body := w.body(c)
-		d.srv.locks.interrupt(body.u64())
-		return putReply(c.Writable, w.h.unique(), 0, nil), true
+		errno := d.srv.locks.interrupt(body.u64())
+		return putReply(c.Writable, w.h.unique(), errno, nil), true
 	}
 	if !hasRoom(c.Writable) { // it could not even be told of an error
 		d.count.malformed.Add(1)

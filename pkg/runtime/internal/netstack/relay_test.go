@@ -143,7 +143,7 @@ func TestIPv6(t *testing.T) {
 	l, err := net.Listen("tcp", "[::1]:0")
 	require.NoError(t, err)
 	defer l.Close()
-	u, err := net.ListenPacket("udp", l.Addr().String())
+	u, err := net.ListenPacket("udp", "[::1]:0")
 	require.NoError(t, err)
 	defer u.Close()
 	go func() {
@@ -168,7 +168,7 @@ func TestIPv6(t *testing.T) {
 	require.NoError(t, err)
 	defer c.Close()
 	require.Equal(t, "over TCP", string(exchange(t, c, []byte("over TCP"))))
-	d := g.udp(0, addr)
+	d := g.udp(0, netip.AddrPortFrom(Host6, uint16(u.LocalAddr().(*net.UDPAddr).Port)))
 	for _, size := range []int{1, 1452, 1453, 9000} { // in one piece, and in fragments both ways
 		require.Len(t, exchange(t, d, make([]byte, size)), size)
 	}

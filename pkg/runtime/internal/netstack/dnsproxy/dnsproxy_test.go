@@ -3,12 +3,14 @@ package dnsproxy
 import (
 	"bytes"
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -60,14 +62,29 @@ type upstream struct {
 	udp, tcp atomic.Int32
 }
 
+// listenBoth finds a port that is free for both, which one that is free for TCP need
+// not be.
+func listenBoth(t testing.TB) (net.Listener, net.PacketConn) {
+	t.Helper()
+	for try := 0; ; try++ {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		pc, err := net.ListenPacket("udp", l.Addr().String())
+		if err == nil {
+			return l, pc
+		}
+		l.Close()
+		if try == 100 || !errors.Is(err, syscall.EADDRINUSE) {
+			require.NoError(t, err)
+		}
+	}
+}
+
 func newUpstream(t testing.TB, answer func(network string, query []byte) [][]byte) *upstream {
 	t.Helper()
 	u := new(upstream)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
+	l, pc := listenBoth(t)
 	u.addr = l.Addr().(*net.TCPAddr).AddrPort()
-	pc, err := net.ListenPacket("udp", l.Addr().String())
-	require.NoError(t, err)
 	done := make(chan struct{}, 2)
 	t.Cleanup(func() { l.Close(); pc.Close(); <-done; <-done })
 	go func() {
