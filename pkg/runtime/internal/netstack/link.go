@@ -64,6 +64,7 @@ func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 	}
 	sent := 0
 	last, urgent := -1, false
+	later := -1 // the queue that a handshake waits in
 	for _, pkt := range pkts.AsSlice() {
 		if len(pkt.LinkHeader().Slice()) == 0 {
 			l.AddHeader(pkt)
@@ -73,14 +74,21 @@ func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 			l.queues[last].lull.flush(urgent)
 			urgent = false
 		}
-		last = q
-		urgent = urgent || !isAck(pkt)
+		if isSynAck(pkt) {
+			later = q
+		} else {
+			last, urgent = q, urgent || !isAck(pkt)
+		}
 		if l.queues[q].write(l, q, pkt) {
 			sent++
 		}
 	}
 	if last >= 0 {
 		l.queues[last].lull.flush(urgent)
+	}
+	if later >= 0 {
+		s := &l.queues[later].lull
+		l.net.spawn(func() { s.flush(true) })
 	}
 	return sent, nil
 }

@@ -69,6 +69,20 @@ func isAck(pkt *stack.PacketBuffer) bool {
 	return len(h) >= header.TCPMinimumSize && h.Flags() == header.TCPFlagAck
 }
 
+// isSynAck reports whether a packet accepts a connection of the guest. The stack holds
+// the connection's lock while it sends one. A guest that is told at once answers
+// before that, and where there is only one CPU for all the stack then turns in a loop
+// until the system lets the holder go on. So another goroutine tells the guest, which
+// comes after this one or beside it.
+func isSynAck(pkt *stack.PacketBuffer) bool {
+	const synAck = header.TCPFlagSyn | header.TCPFlagAck
+	if pkt.TransportProtocolNumber != header.TCPProtocolNumber {
+		return false
+	}
+	h := header.TCP(pkt.TransportHeader().Slice())
+	return len(h) >= header.TCPMinimumSize && h.Flags()&synAck == synAck
+}
+
 // flush tells the guest of what was sent, now or, if it is not urgent, when the next
 // flush is or the time is over.
 func (s *lull) flush(urgent bool) {
