@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"bufio"
+	"bytes"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
@@ -98,6 +99,27 @@ for host in "192.168.127.254", "fd62:6f78:6c69::fe":
 		require.Zero(t, res.ExitCode, errs)
 		require.Equal(t, "ConnectionRefusedError\nConnectionRefusedError\n", out)
 	})
+	t.Run("segmented datagrams", func(t *testing.T) { // as QUIC sends them (UDP_SEGMENT)
+		server, err := net.ListenPacket("udp", "127.0.0.1:0")
+		require.NoError(t, err)
+		defer server.Close()
+		_, errs, res := output(t, b, Command("python3", "-c", fmt.Sprintf(`
+import socket
+u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+u.setsockopt(socket.IPPROTO_UDP, 103, 1200)
+u.sendto(b"".join(bytes([i]) * 1200 for i in range(20)) + b"end", ("192.168.127.254", %d))`, server.LocalAddr().(*net.UDPAddr).Port)))
+		require.Zero(t, res.ExitCode, errs)
+		server.SetReadDeadline(time.Now().Add(time.Minute))
+		buf := make([]byte, 65536)
+		for i := range 20 {
+			n, _, err := server.ReadFrom(buf)
+			require.NoError(t, err)
+			require.Equal(t, bytes.Repeat([]byte{byte(i)}, 1200), buf[:n])
+		}
+		n, _, err := server.ReadFrom(buf)
+		require.NoError(t, err)
+		require.Equal(t, "end", string(buf[:n]))
+	})
 	t.Run("port", func(t *testing.T) {
 		ex, err := b.Run(ctx, Command("python3", "-m", "http.server", "8080"))
 		require.NoError(t, err)
@@ -144,9 +166,10 @@ for host in "192.168.127.254", "fd62:6f78:6c69::fe":
 			return false
 		}, time.Minute, 10*time.Millisecond)
 	})
-	fi, err := os.Stat(opts.Network.Capture)
+	frames, err := os.ReadFile(opts.Network.Capture)
 	require.NoError(t, err)
-	require.Greater(t, fi.Size(), int64(2*size))
+	require.Greater(t, len(frames), 2*size)
+	require.True(t, bytes.Contains(frames, append(bytes.Repeat([]byte{5}, 1200), bytes.Repeat([]byte{6}, 1200)...)), "datagrams in one frame")
 }
 
 func flows(t *testing.T, b *LiteBox) (list []vmm.FlowEntry) {

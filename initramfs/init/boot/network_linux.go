@@ -20,7 +20,7 @@ func network(n *agentapi.Network) error {
 		return err
 	}
 	defer nl.close()
-	index, err := linkIndex(n.Link)
+	index, err := prepare(n.Link)
 	if err != nil {
 		return err
 	}
@@ -47,7 +47,8 @@ func network(n *agentapi.Network) error {
 	return nl.do(&r)
 }
 
-func linkIndex(name string) (uint32, error) {
+// prepare finds the network card, and has it do what it can.
+func prepare(name string) (index uint32, err error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return 0, os.NewSyscallError("socket", err)
@@ -60,6 +61,7 @@ func linkIndex(name string) (uint32, error) {
 	if err := unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, ifr); err != nil {
 		return 0, os.NewSyscallError("looking for "+name, err)
 	}
+	_ = segmentDatagrams(fd, name) // the kernel does it otherwise
 	return ifr.Uint32(), nil
 }
 

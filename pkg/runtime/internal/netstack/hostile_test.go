@@ -357,6 +357,33 @@ func TestHostile36UDPFlows(t *testing.T) {
 	h.honest()
 }
 
+// TestHostile36WaitingDatagrams sends large datagrams to whom somebody has to be asked
+// about, and nobody answers.
+func TestHostile36WaitingDatagrams(t *testing.T) {
+	p, err := egress.New(egress.Config{Default: egress.Ask}, egress.Options{
+		HostName: HostName, HostAddrs: []netip.Addr{Host4, Host6}, Subnets: []netip.Prefix{Subnet4, Subnet6},
+		Ask: func(ctx context.Context, _ egress.Request) (egress.Action, error) {
+			<-ctx.Done()
+			return egress.Deny, ctx.Err()
+		},
+	})
+	require.NoError(t, err)
+	t.Cleanup(p.Close)
+	h := newHostile(t, Config{Policy: p})
+	before := measure(t)
+	for i := range 500 {
+		for range 4 {
+			h.send(datagram(uint16(1024+i), netip.MustParseAddrPort("93.184.216.34:443"), 60_000))
+		}
+	}
+	require.LessOrEqual(t, h.net.udp.waiting.Load(), int64(waitingBytes))
+	require.Greater(t, h.net.udp.waiting.Load(), int64(waitingBytes-60_000))
+	requireWithin(t, before, usage{heap: waitingBytes + 16<<20, goroutines: 2*maxOpening + 20, fds: 20})
+	h.reset()
+	require.NoError(t, h.net.Close())
+	require.Zero(t, h.net.udp.waiting.Load())
+}
+
 // TestHostile36Pings asks everybody at once.
 func TestHostile36Pings(t *testing.T) {
 	h := newHostile(t, Config{Policy: policy(t, egress.Config{})})

@@ -7,6 +7,7 @@ import (
 
 	vnet "github.com/anthropics/boxlite/pkg/virtio/net"
 	"github.com/stretchr/testify/require"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
 )
 
 // capturing is a network card that keeps a copy of what it is sent.
@@ -104,6 +105,9 @@ func FuzzReceive(f *testing.F) {
 	f.Fuzz(func(t *testing.T, body []byte, proto uint16) {
 		eth := append(append(append([]byte{}, GatewayMAC...), GuestMAC...), byte(proto>>8), byte(proto))
 		n.Host().Receive(0, &vnet.Header{}, [][]byte{eth, body})
+		for _, at := range []uint16{header.IPv4MinimumSize, header.IPv6MinimumSize} { // as if it were many datagrams
+			n.Host().Receive(0, &vnet.Header{Flags: vnet.NeedsCsum, GSOType: vnet.GSOUDP, GSOSize: uint16(len(body)/10 + 1), CsumStart: ethernetHeader + at, CsumOffset: 6}, [][]byte{eth, body})
+		}
 	})
 }
 

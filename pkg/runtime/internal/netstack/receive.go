@@ -15,7 +15,7 @@ import (
 
 // Receive implements [vnet.Host]: a frame of the guest. It is copied once and
 // judged on the copy.
-func (l *link) Receive(q int, _ *vnet.Header, v [][]byte) {
+func (l *link) Receive(q int, h *vnet.Header, v [][]byte) {
 	size := queue.Len(v)
 	c := &l.net.count
 	c.sentFrames.Add(1)
@@ -32,7 +32,12 @@ func (l *link) Receive(q int, _ *vnet.Header, v [][]byte) {
 	view := buffer.NewViewSize(size - ethernetHeader)
 	gatherFrom(view.AsSlice(), v, ethernetHeader)
 	l.queues[q].lull.received(view.AsSlice())
-	l.judge(header.Ethernet(eth[:]).Type(), view)
+	proto := header.Ethernet(eth[:]).Type()
+	if h.GSOType == vnet.GSOUDP {
+		l.segments(proto, h, view)
+		return
+	}
+	l.judge(proto, view)
 }
 
 // gatherFrom copies what comes after the first skip bytes of src.

@@ -19,8 +19,10 @@ const (
 	maxUDP = 4096
 	// udpIdle ends a flow: longer than QUIC's and WireGuard's keep-alives.
 	udpIdle = 2 * time.Minute
-	// udpOpening bounds the datagrams that wait for a flow to be judged.
-	udpOpening = 16
+	// While a flow is judged, udpOpening of its datagrams wait, as many as a guest
+	// sends in one frame, and waitingBytes of all flows together.
+	udpOpening   = 128
+	waitingBytes = 16 << 20
 
 	maxDatagram = 65507
 
@@ -33,7 +35,8 @@ type udpKey struct{ src, dst netip.AddrPort }
 // udpTable turns the guest's datagrams into the host's: one connected socket for
 // each pair of ends, so that only who was written to can answer.
 type udpTable struct {
-	net *Network
+	net     *Network
+	waiting atomic.Int64 // bytes of datagrams for flows that are being judged
 
 	mu      sync.Mutex
 	flows   map[udpKey]*udpFlow // nil when closed
@@ -43,6 +46,7 @@ type udpTable struct {
 // udpFlow is one of them.
 type udpFlow struct {
 	key      udpKey
+	table    *udpTable
 	conn     *net.UDPConn // nil while it is being opened; see ready
 	to       *sender      // into conn
 	used     atomic.Int64 // when the last datagram went, either way: Unix ns
@@ -107,7 +111,7 @@ func (t *udpTable) flow(key udpKey) *udpFlow {
 	if t.flows == nil || t.opening >= t.net.limit.opening {
 		return nil
 	}
-	f = &udpFlow{key: key}
+	f = &udpFlow{key: key, table: t}
 	f.used.Store(now)
 	if len(t.flows) >= t.net.limit.udp {
 		t.evict()
@@ -156,9 +160,7 @@ func (f *udpFlow) send(t *udpTable, data stack.PacketData) {
 	switch {
 	case f.dead:
 	case !f.ready:
-		if len(f.waiting) < udpOpening {
-			f.waiting = append(f.waiting, data.AsRange().ToSlice())
-		}
+		f.wait(data)
 	default:
 		f.write(t, data)
 	}
@@ -256,6 +258,27 @@ func (f *udpFlow) begin(t *udpTable, conn *net.UDPConn, to *sender) {
 	for _, p := range f.waiting {
 		f.pass(t, p)
 	}
+	f.forget()
+}
+
+// wait keeps a datagram until the flow is judged, if there is room. Preconditions: mu.
+func (f *udpFlow) wait(data stack.PacketData) {
+	if len(f.waiting) == udpOpening {
+		return
+	}
+	size := int64(data.Size())
+	if f.table.waiting.Add(size) > waitingBytes {
+		f.table.waiting.Add(-size)
+		return
+	}
+	f.waiting = append(f.waiting, data.AsRange().ToSlice())
+}
+
+// forget drops what waits. Preconditions: mu.
+func (f *udpFlow) forget() {
+	for _, p := range f.waiting {
+		f.table.waiting.Add(-int64(len(p)))
+	}
 	f.waiting = nil
 }
 
@@ -263,7 +286,8 @@ func (f *udpFlow) begin(t *udpTable, conn *net.UDPConn, to *sender) {
 func (f *udpFlow) end() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.dead, f.ready, f.waiting = true, false, nil
+	f.dead, f.ready = true, false
+	f.forget()
 	if f.conn != nil {
 		f.conn.Close()
 	}

@@ -53,7 +53,7 @@ func exchange(t *testing.T, c net.Conn, p []byte) []byte {
 	_, err := c.Write(p)
 	require.NoError(t, err)
 	buf := make([]byte, maxDatagram)
-	c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	c.SetReadDeadline(time.Now().Add(waitLong))
 	n, err := c.Read(buf)
 	require.NoError(t, err)
 	return buf[:n]
