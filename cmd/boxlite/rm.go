@@ -56,7 +56,7 @@ terminal; elsewhere it needs -f.`,
 						warn(err) // as docker does
 						return errNothingDone
 					}
-					return err
+					return stillRuns(ctx, rt, name, err)
 				})
 			})
 		},
