@@ -262,7 +262,7 @@ func TestVersion(t *testing.T) {
 }
 
 func TestUnknownCommand(t *testing.T) {
-	for word, want := range map[string]string{"rnu": "run", "stp": "stop", "inspct": "inspect", "remove": "--help", "--x": "--x"} {
+	for word, want := range map[string]string{"rnu": "run", "stp": "stop", "inspct": "inspect", "remove": "did you mean rm?", "--x": "--x"} {
 		r := output(t, word)
 		require.Equal(t, exitFailed, r.code)
 		require.Empty(t, r.stdout)
