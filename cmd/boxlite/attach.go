@@ -21,7 +21,7 @@ detach keys are typed.`,
   boxlite attach --no-stdin web | grep error`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			keys, err := parseDetachKeys(detachKeys)
+			keys, err := parseDetachKeys("attach", detachKeys)
 			if err != nil {
 				return err
 			}

@@ -36,7 +36,7 @@ join it again.`,
 			if err != nil {
 				return err
 			}
-			keys, err := parseDetachKeys(detachKeys)
+			keys, err := parseDetachKeys("exec", detachKeys)
 			if err != nil {
 				return err
 			}

@@ -130,7 +130,11 @@ func writeOutput(what, name string, write func(io.Writer) error) (err error) {
 	if name == "" || name == "-" {
 		return write(&stdout)
 	}
-	if fi, err := os.Stat(name); err == nil && !fi.Mode().IsRegular() { // a pipe or a device
+	fi, err := os.Stat(name)
+	if err == nil && fi.IsDir() {
+		return fmt.Errorf("%s: %s is a folder: name a file in it", what, name)
+	}
+	if err == nil && !fi.Mode().IsRegular() { // a pipe or a device
 		f, err := os.OpenFile(name, os.O_WRONLY, 0)
 		if err != nil {
 			return err
@@ -175,6 +179,9 @@ or its digest where the archive gives it no name.`,
 					return fmt.Errorf("%s: %w", called(cmd), err)
 				}
 				defer in.Close()
+				if fi, err := in.Stat(); err == nil && fi.IsDir() {
+					return fmt.Errorf("%s: %s is a folder: give an archive; boxlite pull takes an OCI layout", called(cmd), input)
+				}
 			} else if isTerminal(in) {
 				return fmt.Errorf("%s: no archive: give a file with -i, or one as standard input", called(cmd))
 			}
@@ -195,10 +202,14 @@ or its digest where the archive gives it no name.`,
 				for _, img := range images {
 					say(img.Reference)
 				}
-				if err != nil && in != os.Stdin {
-					return fmt.Errorf("%s: %s: %w", called(cmd), input, err)
+				if err != nil {
+					from := "standard input"
+					if in != os.Stdin {
+						from = input
+					}
+					return fmt.Errorf("%s: %s: %w", called(cmd), from, err)
 				}
-				return err
+				return nil
 			})
 		},
 	}

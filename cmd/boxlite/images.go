@@ -27,6 +27,9 @@ that was interrupted goes on where it ended. Prints the image's digest.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			g.quiet = quiet
+			if args[0] == "" {
+				return fmt.Errorf("%s: the image's name is empty", called(cmd))
+			}
 			o := oci.PullOptions{Policy: oci.PullAlways, Progress: g.progress()}
 			var err error
 			if o.Platform, err = parsePlatform(called(cmd), platform); err != nil {

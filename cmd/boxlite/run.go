@@ -61,7 +61,7 @@ there is no IMAGE.`,
 }
 
 func run(ctx context.Context, g *globalOptions, o *runOptions, opts runtime.BoxOptions) (err error) {
-	keys, err := parseDetachKeys(o.detachKeys)
+	keys, err := parseDetachKeys("run", o.detachKeys)
 	if err != nil {
 		return err
 	}

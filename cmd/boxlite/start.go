@@ -26,7 +26,7 @@ command's; the box goes on if boxlite itself is killed.`,
 			if attached && len(args) > 1 {
 				return errors.New("start: -a and -i are for one box")
 			}
-			keys, err := parseDetachKeys(detachKeys)
+			keys, err := parseDetachKeys("start", detachKeys)
 			if err != nil {
 				return err
 			}

@@ -29,19 +29,26 @@ func didYouMean(words []string) string {
 }
 
 // oneOf lists words with "or" before the last.
-func oneOf(words []string) string {
-	n := len(words) - 1
-	if n <= 0 {
-		return strings.Join(words, "")
+func oneOf[T ~string](words []T) string {
+	var b strings.Builder
+	for i, w := range words {
+		switch {
+		case i == 0:
+		case i == len(words)-1:
+			b.WriteString(" or ")
+		default:
+			b.WriteString(", ")
+		}
+		b.WriteString(string(w))
 	}
-	return strings.Join(words[:n], ", ") + " or " + words[n]
+	return b.String()
 }
 
 // likeCommands are the commands below c that a word may have been meant for.
 func likeCommands(c *cobra.Command, word string) []string {
 	var names []string
 	for _, sub := range c.Commands() {
-		if sub.IsAvailableCommand() {
+		if sub.IsAvailableCommand() && sub.Name() != word { // it was not meant where it stands
 			names = append(names, sub.Name())
 		}
 	}
@@ -77,7 +84,9 @@ func like(word string, names []string, other map[string]string) []string {
 	for _, name := range names {
 		d := distance(word, name)
 		switch {
-		case name == other[word], d == 0:
+		case word == "":
+			continue
+		case name == other[word]:
 			d = 0
 		case strings.HasPrefix(name, word), len(name) > 2 && strings.HasPrefix(word, name):
 			d = 1 // however long the rest is

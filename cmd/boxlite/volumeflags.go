@@ -119,8 +119,8 @@ func volumeOption(v *runtime.VolumeSpec, option string, chosen choices) error {
 	case "locks":
 		v.SharedLocks = true
 	default:
-		if owners, ok := strings.CutPrefix(option, "owners="); ok {
-			v.Owners = runtime.VolumeOwners(owners)
+		owners, ok := strings.CutPrefix(option, "owners=")
+		if v.Owners = runtime.VolumeOwners(owners); ok && (v.Owners == runtime.OwnersKept || v.Owners == runtime.OwnersMapped) {
 			return chosen.add("owners", owners, option)
 		}
 		return fmt.Errorf("there is no option %q: choose ro, rw, owners=kept, owners=mapped, locks or nocopy", option)
@@ -175,7 +175,7 @@ func parseMount(s string) (*runtime.VolumeSpec, *runtime.TmpfsSpec, error) {
 			t.Exec, err = flagValue(value, given)
 		case "consistency":
 		default:
-			return nil, nil, fmt.Errorf("there is no key %q: see --help", key)
+			return nil, nil, fmt.Errorf("there is no key %q: choose type, src, dst, readonly, owners, locks, volume-nocopy, tmpfs-size, tmpfs-mode or exec", key)
 		}
 		if err != nil {
 			return nil, nil, fmt.Errorf("%s: %w", key, err)
