@@ -25,7 +25,7 @@ detach keys are typed.`,
 			if err != nil {
 				return err
 			}
-			return onRuntime(g, func(rt *runtime.Runtime) error {
+			return g.do(func(rt *runtime.Runtime) error {
 				ctx := cmd.Context()
 				b, err := rt.Get(ctx, args[0])
 				if err != nil {

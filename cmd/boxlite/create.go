@@ -23,7 +23,7 @@ boxlite start starts it.`,
 				return err
 			}
 			opts.Detach = true // it belongs to nobody's process
-			return onRuntime(g, func(rt *runtime.Runtime) error {
+			return g.do(func(rt *runtime.Runtime) error {
 				boot, stop := untilSignal(cmd.Context())
 				defer stop()
 				box, err := rt.Create(boot, opts, o.name)

@@ -44,7 +44,7 @@ has to pass one of those of each kind.`,
 				return err
 			}
 			write := eventWriter(&stdout, f)
-			return onRuntime(g, func(rt *runtime.Runtime) error {
+			return g.do(func(rt *runtime.Runtime) error {
 				for e, err := range rt.Events(cmd.Context(), o) {
 					if err != nil {
 						return err

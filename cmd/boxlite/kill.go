@@ -28,7 +28,7 @@ command. Prints the boxes that were reached.`,
 			if err != nil {
 				return fmt.Errorf("kill: -s: %w", err)
 			}
-			return onRuntime(g, func(rt *runtime.Runtime) error {
+			return g.do(func(rt *runtime.Runtime) error {
 				ctx, stop := untilSignal(cmd.Context())
 				defer stop()
 				return onHandles(ctx, rt, args, func(b *runtime.LiteBox) error {

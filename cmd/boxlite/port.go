@@ -127,16 +127,12 @@ func hostAddress(p runtime.PortSpec) string {
 }
 
 // onBox opens the home and finds a box in it.
-func onBox(ctx context.Context, g *globalOptions, key string, do func(context.Context, *runtime.LiteBox) error) (err error) {
-	rt, done, err := g.open()
-	if err != nil {
-		return err
-	}
-	defer done()
-	defer func() { err = errors.Join(err, rt.Close()) }()
-	box, err := rt.Get(ctx, key)
-	if err != nil {
-		return err
-	}
-	return do(ctx, box)
+func onBox(ctx context.Context, g *globalOptions, key string, do func(context.Context, *runtime.LiteBox) error) error {
+	return g.do(func(rt *runtime.Runtime) error {
+		box, err := rt.Get(ctx, key)
+		if err != nil {
+			return err
+		}
+		return do(ctx, box)
+	})
 }

@@ -30,7 +30,7 @@ command's; the box goes on if boxlite itself is killed.`,
 			if err != nil {
 				return err
 			}
-			return onRuntime(g, func(rt *runtime.Runtime) error {
+			return g.do(func(rt *runtime.Runtime) error {
 				boot, stop := untilSignal(cmd.Context())
 				defer stop()
 				if attached {
