@@ -21,11 +21,11 @@ detach keys are typed.`,
   boxlite attach --no-stdin web | grep error`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			keys, err := parseDetachKeys(detachKeys)
+			keys, err := parseDetachKeys("attach", detachKeys)
 			if err != nil {
 				return err
 			}
-			return onRuntime(g, func(rt *runtime.Runtime) error {
+			return g.do(func(rt *runtime.Runtime) error {
 				ctx := cmd.Context()
 				b, err := rt.Get(ctx, args[0])
 				if err != nil {

@@ -89,7 +89,7 @@ func TestGuestStopKillRestart(t *testing.T) {
 	require.Equal(t, "running\n", call("inspect", "-f", "{{.Status}}", "uno").stdout)
 	r = call("rm", "uno")
 	require.Equal(t, exitSome, r.code)
-	require.Contains(t, r.stderr, "force")
+	require.Equal(t, "boxlite: rm: box uno is running: boxlite stop uno stops it first, boxlite rm -f uno kills and removes it\n", r.stderr)
 	require.Equal(t, result{"uno\n", "", 0}, call("rm", "-f", "uno"))
 	requireNothingLeft(t, home)
 	require.Equal(t, "true 0\n", call("info", "--format", "{{.Virtualization}} {{.Boxes}}").stdout)

@@ -187,7 +187,7 @@ func TestManyBoxes(t *testing.T) {
 	require.Equal(t, result{"db\nweb\n", none, exitSome}, do("stop", "db", "gone", "web"), "stopping what does not run is no failure")
 	r := do("kill", "db", "gone")
 	require.Equal(t, exitSome, r.code)
-	require.Contains(t, r.stderr, "is configured\n"+none)
+	require.Contains(t, r.stderr, "is configured, not running: there is nothing to kill\n"+none)
 	require.Contains(t, do("kill", "-s", "HUP", "db").stderr, "start it first")
 	require.Equal(t, result{"", none, exitSome}, do("restart", "gone"))
 	require.Equal(t, result{"", none, exitSome}, do("start", "gone"))
@@ -262,7 +262,7 @@ func TestVersion(t *testing.T) {
 }
 
 func TestUnknownCommand(t *testing.T) {
-	for word, want := range map[string]string{"rnu": "run", "stp": "stop", "inspct": "inspect", "remove": "--help", "--x": "--x"} {
+	for word, want := range map[string]string{"rnu": "run", "stp": "stop", "inspct": "inspect", "remove": "did you mean rm?", "--x": "--x"} {
 		r := output(t, word)
 		require.Equal(t, exitFailed, r.code)
 		require.Empty(t, r.stdout)

@@ -86,6 +86,7 @@ var completers = map[string]completer{
 	"stop":    {boxes: runtime.BoxStatus.IsActive, many: true},
 	"top":     {boxes: runtime.BoxStatus.IsRunning},
 
+	"port":     {boxes: runtime.BoxStatus.IsRunning},
 	"port ls":  {boxes: runtime.BoxStatus.IsRunning},
 	"port add": {boxes: runtime.BoxStatus.IsRunning},
 	"port rm":  {boxes: runtime.BoxStatus.IsRunning},

@@ -12,7 +12,7 @@ const defaultDetachKeys = "ctrl-p,ctrl-q"
 
 // parseDetachKeys reads keys as `docker attach --detach-keys` takes them: single
 // characters and ctrl-X, with commas in between. Empty means none.
-func parseDetachKeys(s string) ([]byte, error) {
+func parseDetachKeys(what, s string) ([]byte, error) {
 	if s == "" {
 		return nil, nil
 	}
@@ -29,7 +29,7 @@ func parseDetachKeys(s string) ([]byte, error) {
 		case len(k) == 1 && k[0] < 0x80:
 			keys = append(keys, k[0])
 		default:
-			return nil, fmt.Errorf(`--detach-keys %q: want characters and ctrl-X with commas in between, such as %s`, s, defaultDetachKeys)
+			return nil, fmt.Errorf(`%s: --detach-keys %q: want characters and ctrl-X with commas in between, such as %s`, what, s, defaultDetachKeys)
 		}
 	}
 	return keys, nil

@@ -16,12 +16,12 @@ func TestParseDetachKeys(t *testing.T) {
 	for in, want := range map[string]string{
 		"": "", "ctrl-p,ctrl-q": "\x10\x11", "ctrl-@": "\x00", "ctrl-[,a": "\x1ba", "ctrl-\\": "\x1c", "ctrl-_": "\x1f", "CTRL-A": "\x01", "x,y": "xy",
 	} {
-		got, err := parseDetachKeys(in)
+		got, err := parseDetachKeys("run", in)
 		require.NoError(t, err, in)
 		require.Equal(t, want, string(got), in)
 	}
 	for _, in := range []string{",", "ctrl-", "ctrl-1", "ab", "é", "ctrl-pq", "a,"} {
-		_, err := parseDetachKeys(in)
+		_, err := parseDetachKeys("run", in)
 		require.Error(t, err, in)
 	}
 }

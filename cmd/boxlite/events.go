@@ -44,7 +44,7 @@ has to pass one of those of each kind.`,
 				return err
 			}
 			write := eventWriter(&stdout, f)
-			return onRuntime(g, func(rt *runtime.Runtime) error {
+			return g.do(func(rt *runtime.Runtime) error {
 				for e, err := range rt.Events(cmd.Context(), o) {
 					if err != nil {
 						return err
@@ -99,7 +99,7 @@ func eventOptions(since, until string, filters []string, now time.Time) (o runti
 			boxes = append(boxes, value)
 		case key == "event":
 			if !slices.Contains(eventKinds, runtime.EventKind(value)) {
-				return o, nil, fmt.Errorf("events: --filter %q: there is no such event: choose of %v", s, eventKinds)
+				return o, nil, fmt.Errorf("events: --filter %q: there is no such event: choose %s", s, oneOf(eventKinds))
 			}
 			o.Kinds = append(o.Kinds, runtime.EventKind(value))
 		default:

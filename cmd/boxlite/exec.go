@@ -36,7 +36,7 @@ join it again.`,
 			if err != nil {
 				return err
 			}
-			keys, err := parseDetachKeys(detachKeys)
+			keys, err := parseDetachKeys("exec", detachKeys)
 			if err != nil {
 				return err
 			}
@@ -61,7 +61,7 @@ join it again.`,
 			if detach {
 				command = command.Detached()
 			}
-			return onRuntime(g, func(rt *runtime.Runtime) error { return execIn(cmd, rt, name, command, &o, detach, keys) })
+			return g.do(func(rt *runtime.Runtime) error { return execIn(cmd, rt, name, command, &o, detach, keys) })
 		},
 	}
 	o.add(c)

@@ -68,9 +68,23 @@ func (f *filter) match(b *runtime.BoxInfo) bool {
 		len(f.ancestor) > 0 && !slices.ContainsFunc(f.ancestor, func(image string) bool { return isImage(b.Image, image) }):
 		return false
 	}
-	for _, l := range f.label {
-		name, value, valued := strings.Cut(l, "=")
-		if got, ok := b.Labels[name]; !ok || valued && got != value {
+	return !slices.ContainsFunc(f.label, func(l string) bool { return !hasLabel(b.Labels, l) })
+}
+
+// hasLabel reports whether there is a label NAME, or NAME=VALUE, as label= of a
+// --filter has it, be they of a box, an image or a volume.
+func hasLabel(labels map[string]string, want string) bool {
+	name, value, valued := strings.Cut(want, "=")
+	got, ok := labels[name]
+	return ok && (!valued || got == value)
+}
+
+// tests are what several --filter flags ask of a thing: all of them.
+type tests[T any] []func(T) bool
+
+func (t tests[T]) pass(thing T) bool {
+	for _, test := range t {
+		if !test(thing) {
 			return false
 		}
 	}

@@ -18,13 +18,16 @@ func addFormat[T any](c *cobra.Command, f *format, short, example string) {
 // a wrong template must not pass because there is nothing to list just now.
 // Beside table and json the words are none that a template is made of.
 func checkFormat[T any](c *cobra.Command, f *format, words ...format) {
-	c.PreRunE = func(*cobra.Command, []string) error {
+	c.PreRunE = func(c *cobra.Command, _ []string) error {
 		for _, w := range append(words, "", "table", "json") {
 			if *f == w {
 				return nil
 			}
 		}
-		return f.check(reflect.TypeFor[T]())
+		if err := f.check(reflect.TypeFor[T]()); err != nil {
+			return fmt.Errorf("%s%w", prefix(c), err)
+		}
+		return nil
 	}
 }
 

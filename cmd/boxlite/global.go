@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"sync"
@@ -37,7 +38,9 @@ func (g *globalOptions) open() (rt *runtime.Runtime, done func(), err error) {
 	if g.debug {
 		o.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
-	if rt, err = runtime.New(o); err != nil {
+	if rt, err = runtime.New(o); errors.Is(err, runtime.ErrStorage) {
+		return nil, nil, fmt.Errorf("%w: choose another folder with --home or BOXLITE_HOME", err)
+	} else if err != nil {
 		return nil, nil, err
 	}
 	g.opened = true

@@ -17,10 +17,15 @@ import (
 
 func imageCommand(g *globalOptions) *cobra.Command {
 	c := &cobra.Command{
-		Use:   "image",
+		Use:   "image COMMAND",
 		Short: "List, fetch, save and remove images",
-		Args:  cobra.NoArgs,
-		RunE:  needSubcommand,
+		Long: `Looks after the images that boxes are made from. images, pull, rmi, save and load
+are short for image ls, pull, rm, save and load.`,
+		Example: `  boxlite image ls
+  boxlite image inspect alpine
+  boxlite image save -o alpine.tar alpine
+  boxlite image prune -a`,
+		RunE: showHelp,
 	}
 	ls := listImagesCommand(g, "ls")
 	ls.Aliases = []string{"list"}
@@ -28,10 +33,8 @@ func imageCommand(g *globalOptions) *cobra.Command {
 	return c
 }
 
-// needSubcommand is what a group of commands does by itself.
-func needSubcommand(c *cobra.Command, _ []string) error {
-	return fmt.Errorf("%s: which command? see %s --help", c.Name(), c.CommandPath())
-}
+// showHelp is what a group of commands does by itself.
+func showHelp(c *cobra.Command, _ []string) error { return c.Help() }
 
 func inspectImageCommand(g *globalOptions) *cobra.Command {
 	f := format("json")
@@ -44,7 +47,7 @@ func inspectImageCommand(g *globalOptions) *cobra.Command {
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if f == "table" {
-				return errors.New("inspect: --format table: there is none: see boxlite images")
+				return errors.New("image inspect: --format table: there is none: see boxlite images")
 			}
 			return g.do(func(rt *runtime.Runtime) error {
 				store, err := rt.Images()
@@ -92,17 +95,15 @@ all that is in them: a saved image has the same files, but other digests.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if output == "" && isTerminal(os.Stdout) {
-				return errors.New("save: an archive is not for a terminal: give a file with -o, or a pipe")
+				return fmt.Errorf("%s: an archive is not for a terminal: give a file with -o, or a pipe", called(cmd))
 			}
 			if form != oci.FormatOCI && form != oci.FormatDocker {
-				return fmt.Errorf("save: --format %q: want %s or %s", form, oci.FormatOCI, oci.FormatDocker)
+				return fmt.Errorf("%s: --format %q: want %s or %s", called(cmd), form, oci.FormatOCI, oci.FormatDocker)
 			}
 			o := oci.SaveOptions{Format: form, Progress: g.progress()}
 			var err error
-			if platform != "" {
-				if o.Platform, err = oci.ParsePlatform(platform); err != nil {
-					return err
-				}
+			if o.Platform, err = parsePlatform(called(cmd), platform); err != nil {
+				return err
 			}
 			return g.do(func(rt *runtime.Runtime) error {
 				store, err := rt.Images()
@@ -112,7 +113,7 @@ all that is in them: a saved image has the same files, but other digests.`,
 				// An interrupt must not leave half an archive.
 				ctx, cancel := signal.NotifyContext(cmd.Context(), unix.SIGINT, unix.SIGTERM)
 				defer cancel()
-				err = writeOutput(output, func(w io.Writer) error { return store.Save(ctx, w, args, o) })
+				err = writeOutput(called(cmd), output, func(w io.Writer) error { return store.Save(ctx, w, args, o) })
 				return interrupted(ctx, err)
 			})
 		},
@@ -125,11 +126,15 @@ all that is in them: a saved image has the same files, but other digests.`,
 }
 
 // writeOutput writes a file that is there whole or not at all, or standard output.
-func writeOutput(name string, write func(io.Writer) error) (err error) {
+func writeOutput(what, name string, write func(io.Writer) error) (err error) {
 	if name == "" || name == "-" {
 		return write(&stdout)
 	}
-	if fi, err := os.Stat(name); err == nil && !fi.Mode().IsRegular() { // a pipe or a device
+	fi, err := os.Stat(name)
+	if err == nil && fi.IsDir() {
+		return fmt.Errorf("%s: %s is a folder: name a file in it", what, name)
+	}
+	if err == nil && !fi.Mode().IsRegular() { // a pipe or a device
 		f, err := os.OpenFile(name, os.O_WRONLY, 0)
 		if err != nil {
 			return err
@@ -138,7 +143,7 @@ func writeOutput(name string, write func(io.Writer) error) (err error) {
 	}
 	tmp, err := os.CreateTemp(filepath.Dir(name), ".boxlite-save-*")
 	if e := (*os.PathError)(nil); errors.As(err, &e) {
-		return fmt.Errorf("save: cannot make a file in %s: %w", filepath.Dir(name), e.Err)
+		return fmt.Errorf("%s: cannot make a file in %s: %w", what, filepath.Dir(name), e.Err)
 	} else if err != nil {
 		return err
 	}
@@ -171,18 +176,19 @@ or its digest where the archive gives it no name.`,
 			if input != "" && input != "-" {
 				var err error
 				if in, err = os.Open(input); err != nil {
-					return fmt.Errorf("load: %w", err)
+					return fmt.Errorf("%s: %w", called(cmd), err)
 				}
 				defer in.Close()
+				if fi, err := in.Stat(); err == nil && fi.IsDir() {
+					return fmt.Errorf("%s: %s is a folder: give an archive; boxlite pull takes an OCI layout", called(cmd), input)
+				}
 			} else if isTerminal(in) {
-				return errors.New("load: no archive: give a file with -i, or one as standard input")
+				return fmt.Errorf("%s: no archive: give a file with -i, or one as standard input", called(cmd))
 			}
 			o := oci.LoadOptions{Progress: g.progress()}
 			var err error
-			if platform != "" {
-				if o.Platform, err = oci.ParsePlatform(platform); err != nil {
-					return err
-				}
+			if o.Platform, err = parsePlatform(called(cmd), platform); err != nil {
+				return err
 			}
 			return g.do(func(rt *runtime.Runtime) error {
 				store, err := rt.Images()
@@ -196,10 +202,14 @@ or its digest where the archive gives it no name.`,
 				for _, img := range images {
 					say(img.Reference)
 				}
-				if err != nil && in != os.Stdin {
-					return fmt.Errorf("load: %s: %w", input, err)
+				if err != nil {
+					from := "standard input"
+					if in != os.Stdin {
+						from = input
+					}
+					return fmt.Errorf("%s: %s: %w", called(cmd), from, err)
 				}
-				return err
+				return nil
 			})
 		},
 	}

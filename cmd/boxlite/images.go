@@ -27,12 +27,13 @@ that was interrupted goes on where it ended. Prints the image's digest.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			g.quiet = quiet
+			if args[0] == "" {
+				return fmt.Errorf("%s: the image's name is empty", called(cmd))
+			}
 			o := oci.PullOptions{Policy: oci.PullAlways, Progress: g.progress()}
-			if platform != "" {
-				var err error
-				if o.Platform, err = oci.ParsePlatform(platform); err != nil {
-					return err
-				}
+			var err error
+			if o.Platform, err = parsePlatform(called(cmd), platform); err != nil {
+				return err
 			}
 			rt, done, err := g.open()
 			if err != nil {
@@ -60,6 +61,17 @@ that was interrupted goes on where it ended. Prints the image's digest.`,
 	return c
 }
 
+// parsePlatform reads a --platform flag; empty is this host's.
+func parsePlatform(what, s string) (p oci.Platform, err error) {
+	if s == "" {
+		return p, nil
+	}
+	if p, err = oci.ParsePlatform(s); err != nil {
+		return p, fmt.Errorf("%s: --platform %q: want OS/ARCHITECTURE[/VARIANT], such as linux/arm64", what, s)
+	}
+	return p, nil
+}
+
 // listImagesCommand is `boxlite images` and `boxlite image ls`.
 func listImagesCommand(g *globalOptions, use string) *cobra.Command {
 	var quiet, whole bool
@@ -80,7 +92,7 @@ they came from an archive without a name, show <none>.`,
 			if len(args) > 0 {
 				filters = append(filters, "reference="+args[0])
 			}
-			keep, err := imageFilter(filters)
+			keep, err := imageFilter(called(cmd), filters)
 			if err != nil {
 				return err
 			}
@@ -126,7 +138,7 @@ they came from an archive without a name, show <none>.`,
 	c.Flags().BoolVar(&whole, "no-trunc", false, "whole digests")
 	c.Flags().BoolP("all", "a", false, "")
 	_ = c.Flags().MarkHidden("all") // docker's; nothing is left out that it would add
-	c.Flags().StringArrayVarP(&filters, "filter", "f", nil, "only those with reference=PATTERN, dangling=true|false or label=KEY[=VALUE]; all of several")
+	c.Flags().StringArrayVarP(&filters, "filter", "f", nil, "only those with reference=PATTERN, dangling=true|false or label=NAME[=VALUE]; all of several")
 	_ = c.RegisterFlagCompletionFunc("filter", func(_ *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
 		offers := []string{"reference=", "dangling=true", "dangling=false", "label="}
 		return beginning(offers, typed), cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
@@ -135,40 +147,29 @@ they came from an archive without a name, show <none>.`,
 }
 
 // imageFilter makes one test of the --filter flags.
-func imageFilter(filters []string) (func(oci.Image) bool, error) {
-	var tests []func(oci.Image) bool
+func imageFilter(what string, filters []string) (func(oci.Image) bool, error) {
+	var wanted tests[oci.Image]
 	for _, f := range filters {
 		key, value, ok := strings.Cut(f, "=")
 		switch {
 		case ok && key == "reference":
 			if _, err := path.Match(value, ""); err != nil {
-				return nil, fmt.Errorf("images: --filter %q: not a pattern: it may have * and ?, and [a-z] for one of some", f)
+				return nil, fmt.Errorf("%s: --filter %q: not a pattern: it may have * and ?, and [a-z] for one of some", what, f)
 			}
-			tests = append(tests, func(img oci.Image) bool { return matchesReference(value, img.Reference) })
+			wanted = append(wanted, func(img oci.Image) bool { return matchesReference(value, img.Reference) })
 		case ok && key == "dangling":
 			want, err := strconv.ParseBool(value)
 			if err != nil {
-				return nil, fmt.Errorf("images: --filter %q: want true or false", f)
+				return nil, fmt.Errorf("%s: --filter %q: want true or false", what, f)
 			}
-			tests = append(tests, func(img oci.Image) bool { return img.Dangling == want })
-		case ok && key == "label":
-			name, text, given := strings.Cut(value, "=")
-			tests = append(tests, func(img oci.Image) bool {
-				have, ok := img.Config.Labels[name]
-				return ok && (!given || have == text)
-			})
+			wanted = append(wanted, func(img oci.Image) bool { return img.Dangling == want })
+		case ok && key == "label" && value != "":
+			wanted = append(wanted, func(img oci.Image) bool { return hasLabel(img.Config.Labels, value) })
 		default:
-			return nil, fmt.Errorf("images: --filter %q: want reference=PATTERN, dangling=true|false or label=KEY[=VALUE]", f)
+			return nil, fmt.Errorf("%s: --filter %q: want reference=PATTERN, dangling=true|false or label=NAME[=VALUE]", what, f)
 		}
 	}
-	return func(img oci.Image) bool {
-		for _, test := range tests {
-			if !test(img) {
-				return false
-			}
-		}
-		return true
-	}, nil
+	return wanted.pass, nil
 }
 
 // matchesReference compares with the reference in full, without its tag, and

@@ -38,7 +38,7 @@ more of the host.`,
   boxlite info --format '{{.Virtualization}}'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return onRuntime(g, func(rt *runtime.Runtime) error {
+			return g.do(func(rt *runtime.Runtime) error {
 				i, err := collectInfo(cmd.Context(), rt)
 				if err != nil {
 					return err

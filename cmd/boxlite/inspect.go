@@ -35,7 +35,7 @@ told of on standard error, and the exit code is 1 then.`,
 			if f == "table" {
 				return errors.New("inspect: --format table: there is none: see boxlite ls")
 			}
-			return onRuntime(g, func(rt *runtime.Runtime) error {
+			return g.do(func(rt *runtime.Runtime) error {
 				var failed failures
 				found := []inspected{} // of none it is [], not null
 				for _, name := range args {

@@ -10,13 +10,14 @@ import (
 
 func kernelCommand(g *globalOptions) *cobra.Command {
 	c := &cobra.Command{
-		Use:   "kernel",
+		Use:   "kernel COMMAND",
 		Short: "List, install and publish guest kernels",
 		Long: `A guest kernel with its initramfs is built into this program, or else an OCI
 artifact in a registry: a release is pinned to one by digest and pulls it when a
 box is first started. BOXLITE_KERNEL_IMAGE names a mirror of it.`,
-		Args: cobra.NoArgs,
-		RunE: needSubcommand,
+		Example: `  boxlite kernel ls
+  boxlite kernel install`,
+		RunE: showHelp,
 	}
 	c.AddCommand(listKernelsCommand(g), installKernelCommand(g), pushKernelCommand(g))
 	return c

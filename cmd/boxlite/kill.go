@@ -28,7 +28,7 @@ command. Prints the boxes that were reached.`,
 			if err != nil {
 				return fmt.Errorf("kill: -s: %w", err)
 			}
-			return onRuntime(g, func(rt *runtime.Runtime) error {
+			return g.do(func(rt *runtime.Runtime) error {
 				ctx, stop := untilSignal(cmd.Context())
 				defer stop()
 				return onHandles(ctx, rt, args, func(b *runtime.LiteBox) error {
@@ -38,7 +38,7 @@ command. Prints the boxes that were reached.`,
 					if i, err := b.Info(ctx); err != nil {
 						return err
 					} else if !i.Status.IsActive() {
-						return fmt.Errorf("kill: box %s is %s", b, i.Status)
+						return fmt.Errorf("kill: box %s is %s, not running: there is nothing to kill", b, i.Status)
 					}
 					return kill(ctx, b)
 				})

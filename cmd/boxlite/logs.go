@@ -36,7 +36,7 @@ kept with the box. With --console it is what the box's kernel printed.`,
 			if console && (since != "" || timestamps) {
 				return errors.New("logs: --console goes with -f and -n only: what the kernel prints has no times")
 			}
-			return onRuntime(g, func(rt *runtime.Runtime) error {
+			return g.do(func(rt *runtime.Runtime) error {
 				b, err := rt.Get(cmd.Context(), args[0])
 				if err != nil {
 					return err

@@ -39,7 +39,7 @@ pass one of those of each kind, except labels, of which it must have all.`,
 			if err != nil {
 				return err
 			}
-			return onRuntime(g, func(rt *runtime.Runtime) error {
+			return g.do(func(rt *runtime.Runtime) error {
 				boxes, err := rt.ListInfo(cmd.Context())
 				if err != nil {
 					return err

@@ -73,7 +73,7 @@ func TestWrongInputs(t *testing.T) {
 	// The command line itself is right: what it is about is not there, or refuses.
 	later := []string{
 		"attach no such box", "logs no such box", "exec no such box", "cp no such box", "top no such box", "stats no such box",
-		"bad reference", "missing layout", "archive is a file", "registry down", "remove no such image", "save no such image", "save to nowhere", "load text", "inspect no such image",
+		"bad reference", "missing layout", "archive is a file", "registry down", "remove no such image", "save no such image", "save to nowhere", "save onto a folder", "load text", "inspect no such image",
 	}
 	for name, c := range map[string]struct {
 		args []string
@@ -148,6 +148,19 @@ func TestWrongInputs(t *testing.T) {
 		"disk without a name":   {[]string{"vm", "--kernel", file, "--disk", ":ro"}, "--disk"},
 		"vm memory":             {[]string{"vm", "--kernel", file, "--memory", "1"}, "1 MiB of memory"},
 		"vm CPUs":               {[]string{"vm", "--kernel", file, "--cpus", "0"}, "0 CPUs"},
+		"home is a file":        {[]string{"--home", file, "ls"}, "choose another folder with --home or BOXLITE_HOME"},
+		"save onto a folder":    {[]string{"save", "-o", home, "nope"}, "save: " + home + " is a folder: name a file in it"},
+		"load a folder":         {[]string{"load", "-i", home}, "load: " + home + " is a folder: give an archive"},
+		"pull no name":          {[]string{"pull", ""}, "pull: the image's name is empty"},
+		"create with capitals":  {[]string{"create", "Alpine"}, `"Alpine" is not an image reference: want [REGISTRY/]NAME[:TAG][@sha256:DIGEST], the name in lower case`},
+		"two tags":              {[]string{"create", "a:b:c"}, `"a:b:c" is not an image reference: want [REGISTRY/]NAME`},
+		"capture to a folder":   {[]string{"create", "--pcap", home, "x"}, "capture file " + home + ": it is no regular file"},
+		"capture to nowhere":    {[]string{"create", "--pcap", filepath.Join(home, "none", "f"), "x"}, "there is no folder " + filepath.Join(home, "none") + ": make it first"},
+		"no such event":         {[]string{"events", "--filter", "event=born"}, "choose create, start, kill, die, stop, rename, destroy, exec_start or exec_die"},
+		"field of volumes":      {[]string{"volume", "ls", "--format", "{{.Nope}}"}, "volume ls: --format: there is no field .Nope"},
+		"keys of run":           {[]string{"run", "--detach-keys", "ctrl-é", "x"}, `run: --detach-keys "ctrl-é": want characters`},
+		"no command":            {[]string{""}, `there is no command "": see boxlite --help`},
+		"platform of what":      {[]string{"image", "load", "--platform", "a/b/c/d"}, `image load: --platform "a/b/c/d": want OS/ARCHITECTURE[/VARIANT], such as linux/arm64`},
 		"version takes nothing": {[]string{"version", "x"}, "x"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -21,7 +21,7 @@ func networkCommand(g *globalOptions) *cobra.Command {
 		Short:   "Look at the networks of boxes",
 		Long:    `Shows what went over the network of a box, and what was denied.`,
 		Example: `  boxlite network log web`,
-		RunE:    func(c *cobra.Command, _ []string) error { return c.Help() },
+		RunE:    showHelp,
 	}
 	c.AddCommand(networkLogCommand(g))
 	return c
@@ -39,7 +39,14 @@ func networkLogCommand(g *globalOptions) *cobra.Command {
 it has ended, in this run of the box and in those before: both ends, the name that
 the box looked up, the verdict and the rule or reason for it, bytes, and how long
 it lasted. Names that the box was not to look up are there as dns. The last 4 to
-8 MiB of them are kept with the box.`,
+8 MiB of them are kept with the box.
+
+The fields of a --format are Time (of its begin), Seconds (that it lasted),
+Protocol (tcp, udp, icmp or dns), From, To, Name (of To, as the box looked it
+up), Action (allow or deny), Rule (that decided), Reason (for the action: rule,
+default, answer, private network, ...), Sent and Received (bytes, as the box sees
+it), Error (how it failed or was cut), Inbound (true of what came in by a port of
+this machine) and Lost (how many before it there was no time to note).`,
 		Example: `  boxlite network log -f web
   boxlite network log --since 10m -n 20 web
   boxlite network log --format '{{.Action}} {{.Name}} {{.To}}' web`,

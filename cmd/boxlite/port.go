@@ -12,18 +12,37 @@ import (
 )
 
 func portCommand(g *globalOptions) *cobra.Command {
+	var f format
 	c := &cobra.Command{
-		Use:   "port COMMAND",
+		Use:   "port [flags] BOX",
 		Short: "List, add and remove ports of a running box",
 		Long: `Ports of this machine that lead to ports of a box. Those given with -p are
-there whenever the box runs; those added here, until it stops.`,
-		Example: `  boxlite port ls web
+there whenever the box runs; those added here, until it stops. With a box alone
+it lists them, as boxlite port ls does.`,
+		Example: `  boxlite port web
   boxlite port add web 8080:80
   boxlite port rm web 8080:80`,
-		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return cmd.Help()
+			}
+			return boxOrCommand(cmd, args[0], listPorts(cmd.Context(), g, args[0], f))
+		},
 	}
+	addFormat[runtime.PortSpec](c, &f, "", "{{.HostPort}} {{.GuestPort}}")
 	c.AddCommand(portListCommand(g), portAddCommand(g), portRemoveCommand(g))
 	return c
+}
+
+// boxOrCommand says of a word that names no box that it is no command either: it may
+// have been meant for one.
+func boxOrCommand(c *cobra.Command, word string, err error) error {
+	if !errors.Is(err, runtime.ErrNotFound) {
+		return err
+	}
+	return fmt.Errorf("%s: %w, and there is no command %q: %ssee %s --help",
+		called(c), err, called(c)+" "+word, didYouMean(likeCommands(c, word)), c.CommandPath())
 }
 
 func portListCommand(g *globalOptions) *cobra.Command {
@@ -36,20 +55,22 @@ func portListCommand(g *globalOptions) *cobra.Command {
 		Example: `  boxlite port ls web
   boxlite port ls --format '{{.HostPort}}' web`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return onBox(cmd.Context(), g, args[0], func(ctx context.Context, box *runtime.LiteBox) error {
-				ports, err := box.Ports(ctx)
-				if err != nil {
-					return err
-				}
-				return list(&stdout, f, ports, []string{"HOST", "BOX"}, func(p runtime.PortSpec) []string {
-					return []string{hostAddress(p), fmt.Sprintf("%d/%s", p.GuestPort, p.Protocol)}
-				})
-			})
-		},
+		RunE: func(cmd *cobra.Command, args []string) error { return listPorts(cmd.Context(), g, args[0], f) },
 	}
 	addFormat[runtime.PortSpec](c, &f, "", "{{.HostPort}} {{.GuestPort}}")
 	return c
+}
+
+func listPorts(ctx context.Context, g *globalOptions, name string, f format) error {
+	return onBox(ctx, g, name, func(ctx context.Context, box *runtime.LiteBox) error {
+		ports, err := box.Ports(ctx)
+		if err != nil {
+			return err
+		}
+		return list(&stdout, f, ports, []string{"HOST", "BOX"}, func(p runtime.PortSpec) []string {
+			return []string{hostAddress(p), fmt.Sprintf("%d/%s", p.GuestPort, p.Protocol)}
+		})
+	})
 }
 
 func portAddCommand(g *globalOptions) *cobra.Command {
@@ -92,7 +113,7 @@ in by it stay.`,
 				return fmt.Errorf("port rm: %w", err)
 			}
 			if p.HostPort == 0 {
-				return fmt.Errorf("port rm: %q: name the port of this machine too, as HOSTPORT:PORT", args[1])
+				return fmt.Errorf("port rm: %q: name the port of this machine too, as HOSTPORT:PORT: boxlite port ls %s lists them", args[1], args[0])
 			}
 			return onBox(cmd.Context(), g, args[0], func(ctx context.Context, box *runtime.LiteBox) error {
 				return box.RemovePort(ctx, p)
@@ -106,16 +127,12 @@ func hostAddress(p runtime.PortSpec) string {
 }
 
 // onBox opens the home and finds a box in it.
-func onBox(ctx context.Context, g *globalOptions, key string, do func(context.Context, *runtime.LiteBox) error) (err error) {
-	rt, done, err := g.open()
-	if err != nil {
-		return err
-	}
-	defer done()
-	defer func() { err = errors.Join(err, rt.Close()) }()
-	box, err := rt.Get(ctx, key)
-	if err != nil {
-		return err
-	}
-	return do(ctx, box)
+func onBox(ctx context.Context, g *globalOptions, key string, do func(context.Context, *runtime.LiteBox) error) error {
+	return g.do(func(rt *runtime.Runtime) error {
+		box, err := rt.Get(ctx, key)
+		if err != nil {
+			return err
+		}
+		return do(ctx, box)
+	})
 }

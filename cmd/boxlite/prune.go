@@ -28,7 +28,7 @@ were made up and that no box names any more. Asks first; in a pipe it needs -f.`
 			if volumes {
 				what = append(what, "anonymous volumes that no box names, with their content")
 			}
-			if err := confirm("prune", force, "This removes:\n  - "+strings.Join(what, "\n  - ")+"\nGo on?"); err != nil {
+			if err := confirm(called(cmd), force, "This removes:\n  - "+strings.Join(what, "\n  - ")+"\nGo on?"); err != nil {
 				return err
 			}
 			return prune(cmd, g, runtime.PruneOptions{Boxes: true, AllImages: all, Volumes: volumes})
@@ -54,7 +54,7 @@ with -a all images that no box is made from. Asks first; in a pipe it needs -f.`
 			if all {
 				what[0] = "all images that no box is made from"
 			}
-			if err := confirm("prune", force, "This removes:\n  - "+strings.Join(what, "\n  - ")+"\nGo on?"); err != nil {
+			if err := confirm(called(cmd), force, "This removes:\n  - "+strings.Join(what, "\n  - ")+"\nGo on?"); err != nil {
 				return err
 			}
 			return prune(cmd, g, runtime.PruneOptions{AllImages: all})

@@ -15,7 +15,7 @@ another box has is refused.`,
 		Example: `  boxlite rename web old-web`,
 		Args:    cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return onRuntime(g, func(rt *runtime.Runtime) error {
+			return g.do(func(rt *runtime.Runtime) error {
 				var failed failures
 				failed.add(rt.Rename(cmd.Context(), args[0], args[1]))
 				return failed.code()

@@ -35,7 +35,7 @@ terminal; elsewhere it needs -f.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return onRuntime(g, func(rt *runtime.Runtime) error {
+			return g.do(func(rt *runtime.Runtime) error {
 				if all {
 					boxes, err := rt.ListInfo(cmd.Context())
 					if err != nil || len(boxes) == 0 {
@@ -56,7 +56,7 @@ terminal; elsewhere it needs -f.`,
 						warn(err) // as docker does
 						return errNothingDone
 					}
-					return err
+					return stillRuns(ctx, rt, name, err)
 				})
 			})
 		},

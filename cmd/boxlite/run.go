@@ -40,7 +40,8 @@ there is no IMAGE.`,
 		Example: `  boxlite run alpine echo hello
   boxlite run -it --rm python:3.12 python
   echo 'print(6*7)' | boxlite run -i --rm python:3.12 python -
-  boxlite run -d --name web -m 1g --cpus 4 nginx
+  boxlite run -d --name web -m 1g --cpus 4 -p 8080:80 nginx
+  boxlite run --rm -v ./src:/src:ro -v cache:/root/.cache -w /src golang go test ./...
   boxlite run --rm --rootfs ./rootfs -- /bin/sh -c 'id'`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts, err := o.options(cmd, args)
@@ -60,7 +61,7 @@ there is no IMAGE.`,
 }
 
 func run(ctx context.Context, g *globalOptions, o *runOptions, opts runtime.BoxOptions) (err error) {
-	keys, err := parseDetachKeys(o.detachKeys)
+	keys, err := parseDetachKeys("run", o.detachKeys)
 	if err != nil {
 		return err
 	}
@@ -81,7 +82,7 @@ func run(ctx context.Context, g *globalOptions, o *runOptions, opts runtime.BoxO
 	defer stopBoot()
 	box, err := rt.Create(boot, opts, o.name)
 	if err != nil {
-		return interrupted(boot, err)
+		return interrupted(boot, nameTaken(boot, rt, "run", o.name, err))
 	}
 	var ran bool
 	defer func() {

@@ -142,17 +142,6 @@ func commandFailed(err error) error {
 	return err
 }
 
-// onRuntime opens the runtime for one command.
-func onRuntime(g *globalOptions, do func(*runtime.Runtime) error) (err error) {
-	rt, done, err := g.open()
-	if err != nil {
-		return err
-	}
-	defer done()
-	defer func() { err = errors.Join(err, rt.Close()) }()
-	return do(rt)
-}
-
 // onEach does the same for one box after the other: all are tried, and what do
 // says, or else the name, is printed of those that worked.
 func onEach(ctx context.Context, rt *runtime.Runtime, names []string, do func(*runtime.LiteBox) (string, error)) error {

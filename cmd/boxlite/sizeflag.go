@@ -26,8 +26,8 @@ func newSizeFlag(to *int, unit byte, value int) *sizeFlag {
 // sizeShifts are the powers of two that the units' letters stand for.
 var sizeShifts = map[byte]int{'b': 0, 'k': 10, 'm': 20, 'g': 30, 't': 40}
 
-// sizeNames are the long names of a flag's own units.
-var sizeNames = map[byte]string{'m': "MiB", 'g': "GiB"}
+// sizeNames are the long names of units that a plain number can be of.
+var sizeNames = map[byte]string{'b': "bytes", 'm': "MiB", 'g': "GiB"}
 
 // errSize says what sizes look like.
 type errSize struct{ unit byte }
@@ -36,23 +36,35 @@ func (e errSize) Error() string {
 	return fmt.Sprintf("a size such as 512m, 1.5g or 2GiB, or a plain number of %s", sizeNames[e.unit])
 }
 
+// errLargeSize is of a size that is larger than what it is kept in.
+var errLargeSize = errors.New("a smaller size")
+
 func (f *sizeFlag) Set(s string) error {
-	number, unit := splitSize(strings.ToLower(s), f.unit)
-	shift, ok := sizeShifts[unit]
-	// ParseFloat alone would take 1e3, 0x10, inf and 1_0.
-	if !ok || number == "" || strings.Trim(number, "0123456789.") != "" {
-		return errSize{f.unit}
-	}
-	v, err := strconv.ParseFloat(number, 64)
+	v, err := parseSize(s, f.unit, math.MaxInt32)
 	if err != nil {
-		return errSize{f.unit}
-	}
-	v = math.Ceil(math.Ldexp(v, shift-sizeShifts[f.unit]))
-	if v > math.MaxInt32 {
-		return errors.New("a smaller size")
+		return err
 	}
 	*f.to = int(v)
 	return nil
+}
+
+// parseSize reads a size in whole units of own, which is the unit of a plain number,
+// too. What is none of them is rounded up. An error is what to want in place of s.
+func parseSize(s string, own byte, most int64) (int64, error) {
+	number, unit := splitSize(strings.ToLower(s), own)
+	shift, ok := sizeShifts[unit]
+	// ParseFloat alone would take 1e3, 0x10, inf and 1_0.
+	if !ok || number == "" || strings.Trim(number, "0123456789.") != "" {
+		return 0, errSize{own}
+	}
+	v, err := strconv.ParseFloat(number, 64)
+	if err != nil {
+		return 0, errSize{own}
+	}
+	if v = math.Ceil(math.Ldexp(v, shift-sizeShifts[own])); v > float64(most) {
+		return 0, errLargeSize
+	}
+	return int64(v), nil
 }
 
 // splitSize takes the unit off a size in lower case: g, gb or gib. There is no

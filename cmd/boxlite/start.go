@@ -26,11 +26,11 @@ command's; the box goes on if boxlite itself is killed.`,
 			if attached && len(args) > 1 {
 				return errors.New("start: -a and -i are for one box")
 			}
-			keys, err := parseDetachKeys(detachKeys)
+			keys, err := parseDetachKeys("start", detachKeys)
 			if err != nil {
 				return err
 			}
-			return onRuntime(g, func(rt *runtime.Runtime) error {
+			return g.do(func(rt *runtime.Runtime) error {
 				boot, stop := untilSignal(cmd.Context())
 				defer stop()
 				if attached {

@@ -50,7 +50,7 @@ that does not run is left as it is.`,
 			if err := wait.check("stop"); err != nil {
 				return err
 			}
-			return onRuntime(g, func(rt *runtime.Runtime) error {
+			return g.do(func(rt *runtime.Runtime) error {
 				ctx, stop := untilSignal(cmd.Context())
 				defer stop()
 				return onHandles(ctx, rt, args, func(b *runtime.LiteBox) error { return b.StopWith(ctx, wait.duration()) })
@@ -76,7 +76,7 @@ that was made with --rm is removed when it stops and cannot be restarted.`,
 			if err := wait.check("restart"); err != nil {
 				return err
 			}
-			return onRuntime(g, func(rt *runtime.Runtime) error {
+			return g.do(func(rt *runtime.Runtime) error {
 				ctx, stop := untilSignal(cmd.Context())
 				defer stop()
 				return onHandles(ctx, rt, args, func(b *runtime.LiteBox) error {

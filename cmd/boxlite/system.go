@@ -14,10 +14,13 @@ import (
 
 func systemCommand(g *globalOptions) *cobra.Command {
 	c := &cobra.Command{
-		Use:   "system",
+		Use:   "system COMMAND",
 		Short: "Look after the home directory",
-		Args:  cobra.NoArgs,
-		RunE:  needSubcommand,
+		Long:  `Shows what the home directory holds and how much space that takes, and makes room.`,
+		Example: `  boxlite system df -v
+  boxlite system info
+  boxlite system prune -a`,
+		RunE: showHelp,
 	}
 	c.AddCommand(diskUsageCommand(g), infoCommand(g), pruneCommand(g))
 	return c
@@ -48,7 +51,7 @@ built into boxlite is in the home directory, and counts, once a box has started.
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if verbose && cmd.Flags().Changed("format") {
-				return errors.New("df: -v is a text of its own: leave it or --format out")
+				return errors.New("system df: -v is a text of its own: leave it or --format out")
 			}
 			return g.do(func(rt *runtime.Runtime) error {
 				u, err := rt.DiskUsage(cmd.Context())

@@ -1,7 +1,7 @@
 package main
 
 import (
-	"errors"
+	"context"
 	"fmt"
 	"strconv"
 	"time"
@@ -21,24 +21,16 @@ process has had over its life, in percent.`,
 		Example: `  boxlite top web
   boxlite top --format '{{.PID}} {{.Command}}' web`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			rt, done, err := g.open()
-			if err != nil {
-				return err
-			}
-			defer done()
-			defer func() { err = errors.Join(err, rt.Close()) }()
-			box, err := rt.Get(cmd.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			processes, err := box.Processes(cmd.Context())
-			if err != nil {
-				return err
-			}
-			now := time.Now()
-			return list(&stdout, f, processes, []string{"UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"}, func(p runtime.Process) []string {
-				return processRow(p, now)
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return onBox(cmd.Context(), g, args[0], func(ctx context.Context, box *runtime.LiteBox) error {
+				processes, err := box.Processes(ctx)
+				if err != nil {
+					return err
+				}
+				now := time.Now()
+				return list(&stdout, f, processes, []string{"UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"}, func(p runtime.Process) []string {
+					return processRow(p, now)
+				})
 			})
 		},
 	}

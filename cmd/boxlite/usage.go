@@ -18,7 +18,7 @@ func explainUsage(c *cobra.Command) {
 	}
 	c.SetFlagErrorFunc(explainFlag)
 	switch check := c.Args; {
-	case c.HasSubCommands():
+	case check == nil && c.HasSubCommands():
 		c.Args = unknownCommand
 	case check != nil:
 		c.Args = func(c *cobra.Command, args []string) error { return explainArgs(c, args, check) }
@@ -30,6 +30,10 @@ func explainUsage(c *cobra.Command) {
 func explainFlag(c *cobra.Command, err error) error {
 	var value *pflag.InvalidValueError
 	var number *strconv.NumError
+	var unknown *pflag.NotExistError
+	if errors.As(err, &unknown) {
+		return fmt.Errorf("%s%w: %ssee %s --help", prefix(c), err, didYouMean(likeFlags(c.Flags(), unknown)), c.CommandPath())
+	}
 	if errors.As(err, &value) && value.GetFlag().Value.Type() == "size" {
 		return fmt.Errorf("%s--%s %q: want %w: see %s --help", prefix(c), value.GetFlag().Name, value.GetValue(), value.Unwrap(), c.CommandPath())
 	}
@@ -52,12 +56,19 @@ func kindOf(flagType string, err error) string {
 	return "a whole number"
 }
 
+// called is what a command is called in errors: all its words but the program's, so
+// that "volume ls" is told from "ls".
+func called(c *cobra.Command) string {
+	_, words, _ := strings.Cut(c.CommandPath(), " ")
+	return words
+}
+
 // prefix is what an error of a command begins with.
 func prefix(c *cobra.Command) string {
 	if !c.HasParent() {
 		return ""
 	}
-	return c.Name() + ": "
+	return called(c) + ": "
 }
 
 // explainArgs tells of arguments that check refuses which of them is too much, or
@@ -79,18 +90,23 @@ func explainArgs(c *cobra.Command, args []string, check cobra.PositionalArgs) er
 // usageLine is how to call a command; several ways in one line, too.
 func usageLine(c *cobra.Command) string { return strings.ReplaceAll(c.UseLine(), "\n  ", ", or ") }
 
-// unknownCommand tells of a word that is no command what it may have been.
+// unknownCommand tells of a word that is no command what it may have been, or, below
+// a command that only holds others, which there are.
 func unknownCommand(c *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
-	c.SuggestionsMinimumDistance = max(1, min(2, len(args[0])-1)) // of one letter anything would be near
-	help := "see " + c.CommandPath() + " --help"
-	if like := c.SuggestionsFor(args[0]); len(like) > 0 {
-		help = "did you mean " + strings.Join(like, " or ") + "? " + help
+	help := didYouMean(likeCommands(c, args[0]))
+	if help == "" && c.HasParent() && c.HasSubCommands() {
+		var names []string
+		for _, sub := range c.Commands() {
+			if sub.IsAvailableCommand() {
+				names = append(names, sub.Name())
+			}
+		}
+		help = "choose " + oneOf(names) + "; "
 	}
-	_, above, _ := strings.Cut(c.CommandPath()+" ", " ")
-	return fmt.Errorf("there is no command %q: %s", above+args[0], help)
+	return fmt.Errorf("there is no command %q: %ssee %s --help", strings.TrimSpace(called(c)+" "+args[0]), help, c.CommandPath())
 }
 
 // helpCommand is cobra's, except that a word that is no command is an error.

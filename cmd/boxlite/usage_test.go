@@ -22,10 +22,33 @@ func TestWrongUsage(t *testing.T) {
 		"ls -n 99999999999999999999": `ls: --last "99999999999999999999": want a smaller number: see boxlite ls --help`,
 		"ls --all=maybe":             `ls: --all "maybe": want true or false: see boxlite ls --help`,
 		"--nope":                     "unknown flag: --nope: see boxlite --help",
-		"rnu":                        `there is no command "rnu": did you mean rm or rmi or run? see boxlite --help`,
+		"rnu":                        `there is no command "rnu": did you mean run? see boxlite --help`,
 		"xyzzy":                      `there is no command "xyzzy": see boxlite --help`,
-		"help rnu":                   `there is no command "rnu": did you mean rm or rmi or run? see boxlite --help`,
+		"help rnu":                   `there is no command "rnu": did you mean run? see boxlite --help`,
 		"help stop nothing":          `there is no command "stop nothing": see boxlite stop --help`,
+
+		"volume creat":         `there is no command "volume creat": did you mean create? see boxlite volume --help`,
+		"volume delete x":      `there is no command "volume delete": did you mean rm? see boxlite volume --help`,
+		"volume foo":           `there is no command "volume foo": choose create, inspect, ls, prune or rm; see boxlite volume --help`,
+		"image foo":            `there is no command "image foo": choose inspect, load, ls, prune, pull, rm or save; see boxlite image --help`,
+		"system fd":            `there is no command "system fd": did you mean df? see boxlite system --help`,
+		"volume rm":            "volume rm: too few arguments: boxlite volume rm [flags] VOLUME...",
+		"volume ls x":          `volume ls: "x" is one argument too many: boxlite volume ls [flags]`,
+		"volume ls --nope":     "volume ls: unknown flag: --nope: see boxlite volume ls --help",
+		"volume create --labl": "volume create: unknown flag: --labl: did you mean --label? see boxlite volume create --help",
+		"port add web":         "port add: too few arguments: boxlite port add BOX [[IP:]HOSTPORT:]PORT[/tcp|/udp]",
+		"port web 80":          `port: "80" is one argument too many: boxlite port [flags] BOX`,
+
+		"run --net none x":     "run: unknown flag: --net: did you mean --network? see boxlite run --help",
+		"run --memory-mb 5 x":  "run: unknown flag: --memory-mb: did you mean --memory? see boxlite run --help",
+		"run --mem=5 x":        "run: unknown flag: --mem: did you mean --memory? see boxlite run --help",
+		"run --cpu 1 x":        "run: unknown flag: --cpu: did you mean --cpus? see boxlite run --help",
+		"create --wrokdir / x": "create: unknown flag: --wrokdir: did you mean --workdir? see boxlite create --help",
+		"run --port 80:80 x":   "run: unknown flag: --port: did you mean --publish? see boxlite run --help",
+		"run --allow a.com x":  "run: unknown flag: --allow: did you mean --allow-host, --allow-net or --allow-private? see boxlite run --help",
+		"run -name web x":      "run: unknown shorthand flag: 'n' in -name: did you mean --name? see boxlite run --help",
+		"run -rm x":            "run: unknown shorthand flag: 'r' in -rm: did you mean --rm? see boxlite run --help",
+		"run -x y":             "run: unknown shorthand flag: 'x' in -x: see boxlite run --help",
 	} {
 		r := output(t, strings.Fields(args)...)
 		require.Equal(t, exitFailed, r.code, args)
@@ -38,7 +61,7 @@ func TestWrongUsage(t *testing.T) {
 // TestGroupUsage has a word that is no command below one that only holds others.
 func TestGroupUsage(t *testing.T) {
 	sub := &cobra.Command{Use: "save [flags] IMAGE", Args: cobra.ExactArgs(1), RunE: func(*cobra.Command, []string) error { return nil }}
-	group := &cobra.Command{Use: "image", Args: cobra.NoArgs, RunE: sub.RunE, SilenceErrors: true, SilenceUsage: true}
+	group := &cobra.Command{Use: "image", RunE: sub.RunE, SilenceErrors: true, SilenceUsage: true}
 	group.AddCommand(sub)
 	root := &cobra.Command{Use: "boxlite", SilenceErrors: true, SilenceUsage: true}
 	root.AddCommand(group)
@@ -46,9 +69,9 @@ func TestGroupUsage(t *testing.T) {
 	for args, want := range map[string]string{
 		"image sav":      `there is no command "image sav": did you mean save? see boxlite image --help`,
 		"image s":        `there is no command "image s": did you mean save? see boxlite image --help`,
-		"image ab":       `there is no command "image ab": see boxlite image --help`,
-		"image save":     "save: too few arguments: boxlite image save [flags] IMAGE",
-		"image save a b": `save: "b" is one argument too many: boxlite image save [flags] IMAGE`,
+		"image ab":       `there is no command "image ab": choose save; see boxlite image --help`,
+		"image save":     "image save: too few arguments: boxlite image save [flags] IMAGE",
+		"image save a b": `image save: "b" is one argument too many: boxlite image save [flags] IMAGE`,
 	} {
 		root.SetArgs(strings.Fields(args))
 		require.EqualError(t, root.Execute(), want)

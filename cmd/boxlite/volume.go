@@ -22,7 +22,7 @@ them: boxlite run -v NAME:PATH.`,
   boxlite run -v data:/srv alpine touch /srv/f
   boxlite volume ls
   boxlite volume rm data`,
-		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
+		RunE: showHelp,
 	}
 	c.AddCommand(createVolumeCommand(g), listVolumesCommand(g), inspectVolumeCommand(g), removeVolumeCommand(g), pruneVolumesCommand(g))
 	return c
@@ -43,11 +43,11 @@ made up. One that is there already is left as it is.`,
 			o := runtime.VolumeOptions{}
 			if len(args) > 0 {
 				if o.Name = args[0]; o.Name == "" {
-					return errors.New("create: the volume's name is empty; leave it out to have one made up")
+					return fmt.Errorf("%s: the volume's name is empty; leave it out to have one made up", called(cmd))
 				}
 			}
 			var err error
-			if o.Labels, err = parseLabels("create", labels); err != nil {
+			if o.Labels, err = parseLabels(called(cmd), labels); err != nil {
 				return err
 			}
 			return g.do(func(rt *runtime.Runtime) error {
@@ -83,7 +83,7 @@ label=NAME[=VALUE]; a volume has to pass all of them.`,
   boxlite volume ls --format '{{.Name}} {{.Mountpoint}}'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			keep, err := volumeFilter("ls", filters)
+			keep, err := volumeFilter(called(cmd), filters)
 			if err != nil {
 				return err
 			}
@@ -129,36 +129,25 @@ func completeVolumeFilter(_ *cobra.Command, _ []string, typed string) ([]string,
 
 // volumeFilter makes one test of the --filter flags.
 func volumeFilter(what string, filters []string) (func(runtime.VolumeInfo) bool, error) {
-	var tests []func(runtime.VolumeInfo) bool
+	var wanted tests[runtime.VolumeInfo]
 	for _, f := range filters {
 		key, value, ok := strings.Cut(f, "=")
 		switch {
 		case ok && key == "name" && value != "":
-			tests = append(tests, func(v runtime.VolumeInfo) bool { return strings.Contains(v.Name, value) })
+			wanted = append(wanted, func(v runtime.VolumeInfo) bool { return strings.Contains(v.Name, value) })
 		case ok && key == "dangling":
 			want, err := strconv.ParseBool(value)
 			if err != nil {
 				return nil, fmt.Errorf("%s: --filter %q: want true or false", what, f)
 			}
-			tests = append(tests, func(v runtime.VolumeInfo) bool { return (len(v.Boxes) == 0) == want })
+			wanted = append(wanted, func(v runtime.VolumeInfo) bool { return (len(v.Boxes) == 0) == want })
 		case ok && key == "label" && value != "":
-			name, text, given := strings.Cut(value, "=")
-			tests = append(tests, func(v runtime.VolumeInfo) bool {
-				have, ok := v.Labels[name]
-				return ok && (!given || have == text)
-			})
+			wanted = append(wanted, func(v runtime.VolumeInfo) bool { return hasLabel(v.Labels, value) })
 		default:
 			return nil, fmt.Errorf("%s: --filter %q: want name=TEXT, dangling=true|false or label=NAME[=VALUE]", what, f)
 		}
 	}
-	return func(v runtime.VolumeInfo) bool {
-		for _, test := range tests {
-			if !test(v) {
-				return false
-			}
-		}
-		return true
-	}, nil
+	return wanted.pass, nil
 }
 
 func inspectVolumeCommand(g *globalOptions) *cobra.Command {
@@ -175,7 +164,7 @@ of on standard error, and the exit code is 1 then.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if f == "table" {
-				return errors.New("inspect: --format table: there is none: see boxlite volume ls")
+				return errors.New("volume inspect: --format table: there is none: see boxlite volume ls")
 			}
 			return g.do(func(rt *runtime.Runtime) error {
 				var failed failures
@@ -255,7 +244,7 @@ Asks first; in a pipe it needs -f.`,
   boxlite volume prune -a -f --filter label=job`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			keep, err := volumeFilter("prune", filters)
+			keep, err := volumeFilter(called(cmd), filters)
 			if err != nil {
 				return err
 			}
@@ -263,7 +252,7 @@ Asks first; in a pipe it needs -f.`,
 			if all {
 				what = "all volumes that no box names"
 			}
-			if err := confirm("prune", force, "This removes "+what+", with their content.\nGo on?"); err != nil {
+			if err := confirm(called(cmd), force, "This removes "+what+", with their content.\nGo on?"); err != nil {
 				return err
 			}
 			return g.do(func(rt *runtime.Runtime) error {

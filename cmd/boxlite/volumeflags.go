@@ -4,8 +4,6 @@ import (
 	"encoding/csv"
 	"errors"
 	"fmt"
-	"math"
-	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -85,8 +83,9 @@ func parseVolume(s string) (v runtime.VolumeSpec, err error) {
 		return v, errVolumeForm
 	}
 	if len(parts) == 3 {
+		chosen := choices{}
 		for _, option := range strings.Split(parts[2], ",") {
-			if err := volumeOption(&v, option); err != nil {
+			if err := volumeOption(&v, option, chosen); err != nil {
 				return v, err
 			}
 		}
@@ -98,7 +97,8 @@ func parseVolume(s string) (v runtime.VolumeSpec, err error) {
 func setSource(v *runtime.VolumeSpec, source string) error {
 	switch {
 	case strings.HasPrefix(source, "/"), source == ".", source == "..", strings.HasPrefix(source, "./"), strings.HasPrefix(source, "../"):
-		return setPath(v, source)
+		v.HostPath = source
+		return nil
 	case strings.Contains(source, "/"):
 		return fmt.Errorf("%q is no name of a volume; for a folder here write ./%s", source, source)
 	}
@@ -106,33 +106,22 @@ func setSource(v *runtime.VolumeSpec, source string) error {
 	return nil
 }
 
-func setPath(v *runtime.VolumeSpec, path string) error {
-	abs, err := filepath.Abs(path)
-	if err != nil {
-		return err
-	}
-	if strings.HasSuffix(path, "/") && abs != "/" {
-		abs += "/" // it shall be a folder
-	}
-	v.HostPath = abs
-	return nil
-}
-
 // volumeOption applies one of the words after the second colon. Those of docker that
 // mean something for containers only are taken, and do nothing.
-func volumeOption(v *runtime.VolumeSpec, option string) error {
+func volumeOption(v *runtime.VolumeSpec, option string, chosen choices) error {
 	switch option {
-	case "ro":
-		v.ReadOnly = true
-	case "rw", "z", "Z", "cached", "delegated", "consistent":
+	case "ro", "rw":
+		v.ReadOnly = option == "ro"
+		return chosen.add("ro", option, option)
+	case "z", "Z", "cached", "delegated", "consistent":
 	case "nocopy":
 		v.NoCopy = true
 	case "locks":
 		v.SharedLocks = true
 	default:
-		if owners, ok := strings.CutPrefix(option, "owners="); ok {
-			v.Owners = runtime.VolumeOwners(owners)
-			return nil
+		owners, ok := strings.CutPrefix(option, "owners=")
+		if v.Owners = runtime.VolumeOwners(owners); ok && (v.Owners == runtime.OwnersKept || v.Owners == runtime.OwnersMapped) {
+			return chosen.add("owners", owners, option)
 		}
 		return fmt.Errorf("there is no option %q: choose ro, rw, owners=kept, owners=mapped, locks or nocopy", option)
 	}
@@ -152,16 +141,21 @@ func parseMount(s string) (*runtime.VolumeSpec, *runtime.TmpfsSpec, error) {
 	var v runtime.VolumeSpec
 	var t runtime.TmpfsSpec
 	only := map[string]string{} // keys that one kind alone has
+	chosen := choices{}
 	for _, field := range fields {
 		key, value, given := strings.Cut(field, "=")
-		switch key = strings.ToLower(key); key {
+		key = mountKey(key)
+		if err := chosen.add(key, mountValue(value, given), field); err != nil {
+			return nil, nil, err
+		}
+		switch key {
 		case "type":
 			kind = value
-		case "source", "src":
+		case "src":
 			source = value
-		case "destination", "dst", "target":
+		case "dst":
 			v.GuestPath = value
-		case "readonly", "ro":
+		case "readonly":
 			v.ReadOnly, err = flagValue(value, given)
 		case "locks":
 			v.SharedLocks, err = flagValue(value, given)
@@ -181,7 +175,7 @@ func parseMount(s string) (*runtime.VolumeSpec, *runtime.TmpfsSpec, error) {
 			t.Exec, err = flagValue(value, given)
 		case "consistency":
 		default:
-			return nil, nil, fmt.Errorf("there is no key %q: see --help", key)
+			return nil, nil, fmt.Errorf("there is no key %q: choose type, src, dst, readonly, owners, locks, volume-nocopy, tmpfs-size, tmpfs-mode or exec", key)
 		}
 		if err != nil {
 			return nil, nil, fmt.Errorf("%s: %w", key, err)
@@ -200,7 +194,8 @@ func parseMount(s string) (*runtime.VolumeSpec, *runtime.TmpfsSpec, error) {
 		if source == "" {
 			return nil, nil, errors.New("no folder or file of this machine: add src=PATH")
 		}
-		return &v, nil, setPath(&v, source)
+		v.HostPath = source
+		return &v, nil, nil
 	case "volume":
 		v.Name = source
 		return &v, nil, nil
@@ -212,6 +207,27 @@ func parseMount(s string) (*runtime.VolumeSpec, *runtime.TmpfsSpec, error) {
 		return nil, &t, nil
 	}
 	return nil, nil, fmt.Errorf("there is no type %q: choose bind, volume or tmpfs", kind)
+}
+
+// mountKey is the one name of a key that has several.
+func mountKey(key string) string {
+	switch key = strings.ToLower(key); key {
+	case "source":
+		return "src"
+	case "destination", "target":
+		return "dst"
+	case "ro":
+		return "readonly"
+	}
+	return key
+}
+
+// mountValue is the one form of a value that means true or false.
+func mountValue(value string, given bool) string {
+	if on, err := flagValue(value, given); err == nil {
+		return strconv.FormatBool(on)
+	}
+	return value
 }
 
 func flagValue(value string, given bool) (bool, error) {
@@ -235,23 +251,30 @@ func parseTmpfs(s string) (t runtime.TmpfsSpec, err error) {
 	if !given {
 		return t, nil
 	}
+	chosen := choices{}
 	for _, option := range strings.Split(options, ",") {
 		key, value, _ := strings.Cut(option, "=")
+		about, meaning := key, value
 		switch key {
 		case "size":
 			t.SizeBytes, err = parseBytes(value)
 		case "mode":
 			t.Mode, err = parseMode(value)
-		case "exec":
-			t.Exec = true
-		case "ro":
-			t.ReadOnly = true
-		case "rw", "noexec", "nosuid", "nodev": // as it is
+		case "exec", "noexec":
+			about, meaning = "exec", key
+			t.Exec = key == "exec"
+		case "ro", "rw":
+			about, meaning = "ro", key
+			t.ReadOnly = key == "ro"
+		case "nosuid", "nodev": // as it is
 		default:
 			return t, fmt.Errorf("there is no option %q: choose size=, mode=, exec, noexec, ro or rw", option)
 		}
 		if err != nil {
 			return t, fmt.Errorf("%s: %w", key, err)
+		}
+		if err := chosen.add(about, meaning, option); err != nil {
+			return t, err
 		}
 	}
 	return t, nil
@@ -267,18 +290,9 @@ func parseMode(s string) (uint32, error) {
 
 // parseBytes reads a size of which a plain number is bytes.
 func parseBytes(s string) (int64, error) {
-	number, unit := splitSize(strings.ToLower(s), 'b')
-	wrong := fmt.Errorf("%q: want a size such as 64m or 1.5g, or a plain number of bytes", s)
-	shift, ok := sizeShifts[unit]
-	if !ok || number == "" || strings.Trim(number, "0123456789.") != "" {
-		return 0, wrong
-	}
-	v, err := strconv.ParseFloat(number, 64)
+	v, err := parseSize(s, 'b', 1<<62)
 	if err != nil {
-		return 0, wrong
+		return 0, fmt.Errorf("%q: want %w", s, err)
 	}
-	if v = math.Ceil(math.Ldexp(v, shift)); v >= 1<<62 {
-		return 0, fmt.Errorf("%q: want a smaller size", s)
-	}
-	return int64(v), nil
+	return v, nil
 }

@@ -17,7 +17,7 @@ waited for.`,
 		Example: `  boxlite wait $(boxlite run -d alpine sleep 10)`,
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return onRuntime(g, func(rt *runtime.Runtime) error {
+			return g.do(func(rt *runtime.Runtime) error {
 				return onEach(cmd.Context(), rt, args, func(b *runtime.LiteBox) (string, error) {
 					r, err := b.Wait(cmd.Context())
 					if err != nil {

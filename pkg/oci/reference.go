@@ -139,7 +139,7 @@ func parseRegistry(s string, search []string, insecure func(string) bool) ([]tar
 		}
 		ref, err := name.ParseReference(full, opts...)
 		if err != nil {
-			return nil, fail(ErrReference, "oci: %q is not an image reference: %s", clip(s), clip(err.Error()))
+			return nil, fail(ErrReference, "oci: %q is not an image reference: want [REGISTRY/]NAME[:TAG][@sha256:DIGEST], the name in lower case", clip(s))
 		}
 		for c := range strings.SplitSeq(ref.Context().RepositoryStr(), "/") {
 			if !component.MatchString(c) {

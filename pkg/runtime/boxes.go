@@ -54,7 +54,7 @@ func (r *Runtime) Create(ctx context.Context, opts BoxOptions, name string) (*Li
 	row.Record(string(EventCreate), map[string]string{"image": row.Image})
 	r.reach(stepInsert)
 	if err := db.Insert(ctx, row); errors.Is(err, state.ErrExists) {
-		return nil, wrap(ErrAlreadyExists, err, "create box %q: choose another name or remove that box", name)
+		return nil, r.nameTaken(ctx, name)
 	} else if err != nil {
 		return nil, wrap(ErrDatabase, err, "create a box")
 	}

@@ -5,14 +5,36 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 )
 
-// checkCapture refuses a capture file that the box itself could replace.
+// checkCapture refuses a capture file that the box itself could replace, or that cannot
+// be made.
 func (r *Runtime) checkCapture(o *BoxOptions) error {
 	if o.Network.Capture == "" {
 		return nil
 	}
-	return captureApart(o.Network.Capture, r.writableShares(o))
+	shares := r.writableShares(o)
+	if err := captureApart(o.Network.Capture, shares); err != nil {
+		return err
+	}
+	return captureThere(o.Network.Capture, shares)
+}
+
+// captureThere finds out before a box is booted that no file can be where its frames
+// are to go. A folder in a share may come with that.
+func captureThere(path string, shares []string) error {
+	if fi, err := os.Stat(path); err == nil && !fi.Mode().IsRegular() {
+		return fail(ErrInvalidArgument, "capture file %s: it is no regular file: name one, or one to be made", path)
+	}
+	if slices.ContainsFunc(shares, func(share string) bool { return strings.HasPrefix(path, strings.TrimSuffix(share, "/")+"/") }) {
+		return nil
+	}
+	if fi, err := os.Stat(filepath.Dir(path)); errors.Is(err, fs.ErrNotExist) || err == nil && !fi.IsDir() {
+		return fail(ErrInvalidArgument, "capture file %s: there is no folder %s: make it first", path, filepath.Dir(path))
+	}
+	return nil
 }
 
 // captureApart makes sure that the box has no say in where the file for its frames

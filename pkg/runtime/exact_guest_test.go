@@ -5,16 +5,16 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
-	"os"
 	"testing"
 
+	"github.com/anthropics/boxlite/pkg/machine/machinetest"
 	"github.com/stretchr/testify/require"
 )
 
 // exactBytes is how much the test below sends each way: 10 GB with BOXLITE_SOAK,
 // less in a quick run.
 func exactBytes() int64 {
-	if os.Getenv(soakRounds) != "" {
+	if machinetest.Soak() {
 		return 10e9
 	}
 	return 16 << 20

@@ -117,7 +117,7 @@ func TestGuestExecutionsLeak(t *testing.T) {
 // executions is how many short commands the leak test runs: 1,000 with
 // BOXLITE_SOAK, fewer in a quick run.
 func executions(testing.TB) int {
-	if os.Getenv(soakRounds) != "" {
+	if machinetest.Soak() {
 		return 1000
 	}
 	return 150

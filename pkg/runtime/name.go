@@ -1,6 +1,10 @@
 package runtime
 
-import "strings"
+import (
+	"context"
+	"fmt"
+	"strings"
+)
 
 // maxName bounds a box's name, in bytes.
 const maxName = 128
@@ -20,4 +24,14 @@ func validName(s string) bool {
 		}
 	}
 	return true
+}
+
+// nameTaken is the error of a name that another box has, with what there is to know of
+// that box.
+func (r *Runtime) nameTaken(ctx context.Context, name string) error {
+	holder := "another box"
+	if i, err := r.GetInfo(ctx, name); err == nil {
+		holder = fmt.Sprintf("box %s, which is %s", i.ID, i.Status)
+	}
+	return fail(ErrAlreadyExists, "the name %q belongs to %s: choose another, or remove that box", name, holder)
 }

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"syscall"
 	"time"
 
 	"github.com/anthropics/boxlite/pkg/agentapi"
@@ -143,13 +142,14 @@ func (n *NetworkSpec) policy() (egress.Config, error) {
 		c.Default = egress.Ask
 	}
 	for _, list := range []struct {
+		field  string
 		action egress.Action
 		rules  []string
-	}{{egress.Deny, n.Deny}, {egress.Allow, n.Allow}} {
+	}{{"Deny", egress.Deny, n.Deny}, {"Allow", egress.Allow, n.Allow}} {
 		for _, text := range list.rules {
-			r, err := egress.ParseRule(list.action, text)
+			r, err := parseNetworkRule(list.action, text)
 			if err != nil {
-				return c, wrap(ErrInvalidArgument, err, "network")
+				return c, wrap(ErrInvalidArgument, err, "network: %s %q", list.field, text)
 			}
 			c.Rules = append(c.Rules, r)
 		}
@@ -166,9 +166,9 @@ func (o *BoxOptions) fillNetwork() error {
 	case n.Mode != NetworkIsolated && n.Mode != NetworkNone:
 		return fail(ErrInvalidArgument, "there is no network %q: leave it out, or use %q", n.Mode, NetworkNone)
 	case n.Mode == NetworkNone && (len(n.Allow)+len(n.Deny) > 0 || n.AllowHost || n.AllowPrivate || n.Capture != ""):
-		return fail(ErrInvalidArgument, "rules for a box that has no network: leave one of them out")
+		return fail(ErrInvalidArgument, "rules for a box that has no network: leave them out, or Mode %q", NetworkNone)
 	case n.Mode == NetworkNone && len(o.Ports) > 0:
-		return fail(ErrInvalidArgument, "ports of a box that has no network: leave one of them out")
+		return fail(ErrInvalidArgument, "ports of a box that has no network: leave them out, or Mode %q", NetworkNone)
 	}
 	if err := o.Network.fillDecide(); err != nil {
 		return err
@@ -212,49 +212,11 @@ func (b *LiteBox) vmmNetwork(ctx context.Context) (*vmm.Network, error) {
 	}
 	for _, p := range b.opts.Ports {
 		if err := b.portFree(ctx, p); err != nil {
-			return nil, err
+			return nil, wrap(ErrNetwork, err, "start box %s", b)
 		}
 		n.Ports = append(n.Ports, p.internal())
 	}
 	return n, nil
-}
-
-// portFree finds out before anything is booted that a port is taken, and by which box
-// if it is one of ours.
-func (b *LiteBox) portFree(ctx context.Context, p PortSpec) error {
-	if p.HostPort == 0 {
-		return nil
-	}
-	addr := p.internal().Host
-	var err error
-	if p.Protocol == PortUDP {
-		var c *net.UDPConn
-		if c, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(addr)); err == nil {
-			c.Close()
-		}
-	} else {
-		var l *net.TCPListener
-		if l, err = net.ListenTCP("tcp", net.TCPAddrFromAddrPort(addr)); err == nil {
-			l.Close()
-		}
-	}
-	if !errors.Is(err, syscall.EADDRINUSE) {
-		return wrap(ErrNetwork, err, "start box %s: port %v/%s of the host", b, addr, p.Protocol)
-	}
-	holder := "another program"
-	if list, lerr := b.rt.ListInfo(ctx); lerr == nil {
-		for _, i := range list {
-			for _, q := range i.Ports {
-				if i.ID != b.id && q.HostPort == p.HostPort && q.Protocol == p.Protocol {
-					holder = "box " + string(i.ID)
-					if i.Name != "" {
-						holder = "box " + i.Name
-					}
-				}
-			}
-		}
-	}
-	return wrap(ErrNetwork, err, "start box %s: port %v/%s of the host is in use by %s: choose another, or 0 for any", b, addr, p.Protocol, holder)
 }
 
 // keepPorts lets every process know which ports lead to the box.
@@ -298,6 +260,10 @@ func (b *LiteBox) AddPort(ctx context.Context, p PortSpec) (PortSpec, error) {
 	if _, err := b.active(ctx); err != nil {
 		return p, err
 	}
+	// The VM process knows that a port is taken, but not by whom.
+	if err := b.portFree(ctx, p); err != nil {
+		return p, wrap(ErrNetwork, err, "box %s", b)
+	}
 	q, err := vmm.AddPort(ctx, b.dir(), p.internal())
 	if err != nil {
 		return p, b.networkError(err, fmt.Sprintf("forward port %v", p))
@@ -310,8 +276,12 @@ func (b *LiteBox) RemovePort(ctx context.Context, p PortSpec) error {
 	if err := p.fill(); err != nil {
 		return err
 	}
-	if _, err := b.active(ctx); err != nil {
+	_, ports, err := b.networkState(ctx)
+	if err != nil {
 		return err
+	}
+	if !slices.Contains(ports, p.internal()) {
+		return fail(ErrNetwork, "box %s: port %v does not lead to it: %s", b, p, portList(portSpecs(ports)))
 	}
 	if err := vmm.RemovePort(ctx, b.dir(), p.internal()); err != nil {
 		return b.networkError(err, fmt.Sprintf("end the forwarding of port %v", p))

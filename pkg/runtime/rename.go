@@ -37,7 +37,7 @@ func (r *Runtime) Rename(ctx context.Context, key, name string) error {
 	})
 	switch {
 	case errors.Is(err, state.ErrExists):
-		return wrap(ErrAlreadyExists, err, "rename box %q to %q: choose another name or remove that box", key, name)
+		return r.nameTaken(ctx, name)
 	case errors.Is(err, state.ErrNotFound):
 		return fail(ErrNotFound, "box %q was removed or renamed meanwhile", key)
 	}

@@ -23,12 +23,11 @@ import (
 )
 
 // soakEnv makes this test binary a program that works on a home until it is
-// killed; soakRounds says how often the test kills, and soakSeed repeats the
+// killed; machinetest.SoakEnv says how often the test kills, and soakSeed repeats the
 // choices of an earlier run: what is killed and when, and what the program does.
 const (
-	soakEnv    = "BOXLITE_TEST_SOAK_HOME"
-	soakRounds = "BOXLITE_SOAK"
-	soakSeed   = "BOXLITE_SOAK_SEED"
+	soakEnv  = "BOXLITE_TEST_SOAK_HOME"
+	soakSeed = "BOXLITE_SOAK_SEED"
 )
 
 // soakBox is the box whose disk must keep what was acknowledged.
@@ -116,7 +115,7 @@ func (s *soakSeen) read(r io.Reader) {
 func TestGuestSoak(t *testing.T) {
 	machinetest.Need(t)
 	rounds := 6
-	if s := os.Getenv(soakRounds); s != "" {
+	if s := os.Getenv(machinetest.SoakEnv); s != "" {
 		n, err := strconv.Atoi(s)
 		require.NoError(t, err)
 		rounds = n

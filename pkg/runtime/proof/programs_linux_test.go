@@ -6,19 +6,19 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/anthropics/boxlite/pkg/machine/machinetest"
 	"github.com/anthropics/boxlite/pkg/runtime"
 	"github.com/stretchr/testify/require"
 )
 
 // soak is whether the long forms of tests are to run.
-func soak() bool { return os.Getenv("BOXLITE_SOAK") != "" }
+func soak() bool { return machinetest.Soak() }
 
 // downloadSize is what curl fetches: the emulator of the rig moves a few MB a second.
 func downloadSize() int64 {

@@ -100,13 +100,13 @@ func TestGuestMounts(t *testing.T) {
 
 // proven are the shares that guestTests works on: more with BOXLITE_SOAK.
 func proven(tag string) bool {
-	return tag == "auto" || tag == "always" && os.Getenv("BOXLITE_SOAK") != ""
+	return tag == "auto" || tag == "always" && machinetest.Soak()
 }
 
 // soak hands BOXLITE_SOAK on to the guest.
 func soak() string {
-	if v := os.Getenv("BOXLITE_SOAK"); v != "" {
-		return " BOXLITE_SOAK=" + v
+	if v := os.Getenv(machinetest.SoakEnv); v != "" {
+		return " " + machinetest.SoakEnv + "=" + v
 	}
 	return ""
 }

@@ -17,13 +17,14 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/anthropics/boxlite/pkg/machine/machinetest"
 	vfs "github.com/anthropics/boxlite/pkg/virtio/fs"
 	"github.com/anthropics/boxlite/pkg/virtio/virtiotest"
 )
 
 // long is how much more a test does in a soak.
 func long(n int) int {
-	if os.Getenv("BOXLITE_SOAK") != "" {
+	if machinetest.Soak() {
 		return 10 * n
 	}
 	return n

@@ -4,6 +4,7 @@ import (
 	"os"
 	"testing"
 
+	"github.com/anthropics/boxlite/pkg/machine/machinetest"
 	"github.com/hanwen/go-fuse/v2/posixtest"
 	"github.com/stretchr/testify/require"
 )
@@ -18,7 +19,7 @@ func TestPosix(t *testing.T) {
 		case "FcntlFlockLocksFile": // wants the locks of one process to exclude each other, as no kernel does
 			continue
 		case "DirSeek", "FdLeak", "FstatDeleted", "ReadDirBasic": // a hundred files or more: in guests with BOXLITE_SOAK
-			if os.Getenv(shareDir) != "" && os.Getenv("BOXLITE_SOAK") == "" {
+			if os.Getenv(shareDir) != "" && !machinetest.Soak() {
 				continue
 			}
 		}

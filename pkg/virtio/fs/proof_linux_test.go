@@ -12,6 +12,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/anthropics/boxlite/pkg/machine/machinetest"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 )
@@ -37,7 +38,7 @@ func TestPackages(t *testing.T) {
 
 // packages is how many there are, of four files each: with BOXLITE_SOAK 5,000.
 func packages() int {
-	if os.Getenv("BOXLITE_SOAK") != "" {
+	if machinetest.Soak() {
 		return 5000
 	}
 	return 6

@@ -20,13 +20,14 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
+	"github.com/anthropics/boxlite/pkg/machine/machinetest"
 	"github.com/anthropics/boxlite/pkg/runtime/internal/netstack/egress"
 )
 
 // many is how often something is tried: few times with every change, and as often as
 // the list of attacks has it where BOXLITE_SOAK asks for long tests.
 func many(few, full int) int {
-	if os.Getenv("BOXLITE_SOAK") != "" {
+	if machinetest.Soak() {
 		return full
 	}
 	return few
