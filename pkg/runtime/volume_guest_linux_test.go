@@ -311,3 +311,35 @@ func TestGuestVolumeRefused(t *testing.T) {
 	require.ErrorIs(t, err, ErrEngine)
 	require.ErrorContains(t, err, "volume at /way/to/it: it leads into one of the kernel's file systems")
 }
+
+// TestGuestVolumeOwnersCannotBeKept has the volumes of a home lie where files have no
+// extended attributes: a box does not start with owners that would be lost, and does
+// with those that need not be kept.
+func TestGuestVolumeOwnersCannotBeKept(t *testing.T) {
+	rt, ctx := newGuestRuntime(t), testContext(t)
+	volumes := filepath.Join(rt.HomeDir(), volumesName)
+	require.NoError(t, os.MkdirAll(volumes, 0o700))
+	require.NoError(t, unix.Mount("without", volumes, "ramfs", 0, ""))
+	t.Cleanup(func() {
+		_, err := rt.PruneVolumes(ctx, VolumePruneOptions{All: true})
+		require.NoError(t, err)
+		require.NoError(t, unix.Unmount(volumes, unix.MNT_DETACH))
+	})
+	opts := smallBox(t)
+	opts.Volumes = []VolumeSpec{{Name: "data", GuestPath: "/home"}}
+	b, err := rt.Create(ctx, opts, "")
+	require.NoError(t, err)
+	err = b.Start(ctx)
+	require.ErrorIs(t, err, ErrUnsupported)
+	require.ErrorContains(t, err, "volume data: the file system of "+volumes+"/data/data has no user extended attributes")
+	require.ErrorContains(t, err, "choose owners=mapped")
+	require.Empty(t, vmmProcesses(t))
+	require.NoError(t, rt.Remove(ctx, string(b.ID()), false))
+
+	opts.Volumes[0].Owners, opts.User = OwnersMapped, "app"
+	b, err = rt.Create(ctx, opts, "")
+	require.NoError(t, err)
+	require.Equal(t, "mine\n1000\n", script(t, b, "cat /home/app/file; echo x >/home/f; stat -c %u /home/f"))
+	require.NoError(t, b.Stop(ctx))
+	require.Equal(t, "x\n", hostText(t, volumes, "data", "data", "f"))
+}

@@ -75,6 +75,11 @@ func (b *LiteBox) vmmMounts(ctx context.Context) ([]vmm.Mount, error) {
 			}
 			share.Path, share.KeepOwners = filepath.Join(b.rt.volumeDir(v.Name), volumeData), v.Owners != OwnersMapped
 		}
+		if share.KeepOwners {
+			if err := v.checkKept(share.Path); err != nil {
+				return nil, wrap(ErrUnsupported, err, "start box %s", b)
+			}
+		}
 		share.Populate = v.Name != "" && !v.NoCopy && !v.ReadOnly
 		list = append(list, vmm.Mount{Point: agentapi.MountPoint{Path: v.GuestPath, ReadOnly: v.ReadOnly}, Share: share})
 	}
