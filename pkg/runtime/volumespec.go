@@ -64,7 +64,8 @@ type VolumeSpec struct {
 	// gets what the image has at GuestPath.
 	NoCopy bool `json:",omitempty"`
 
-	// Anonymous marks a volume whose name was made up for this box. Create sets it.
+	// Anonymous marks a volume whose name was made up for this box. Create sets it, and
+	// the first start adds such volumes for what the image calls one.
 	Anonymous bool `json:",omitempty"`
 }
 
