@@ -4,6 +4,7 @@ import (
 	"crypto/md5"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/anthropics/boxlite/pkg/agentapi"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 )
@@ -389,6 +391,82 @@ func TestGuestVolumeOfImage(t *testing.T) {
 		require.NoError(t, err)
 		require.Empty(t, list)
 	}
+}
+
+// TestGuestVolumeFillKilled kills VMs while they fill a new volume with what the image
+// has: the next box with that volume finds all of it.
+func TestGuestVolumeFillKilled(t *testing.T) {
+	rt, ctx := newGuestRuntime(t), testContext(t)
+	t.Cleanup(func() { rt.PruneVolumes(ctx, VolumePruneOptions{All: true}) })
+	const listing = "cd /sbin && stat -c '%a %u %g' . && stat -c '%N %a %u %g %h' * | sort"
+	opts := smallBox(t)
+	plain, err := rt.Create(ctx, opts, "")
+	require.NoError(t, err)
+	want := script(t, plain, listing)
+	require.NoError(t, plain.Stop(ctx))
+	require.Greater(t, strings.Count(want, "\n"), 40)
+
+	opts.Volumes = []VolumeSpec{{Name: "data", GuestPath: "/sbin"}}
+	data := filepath.Join(rt.volumeDir("data"), volumeData)
+	entries := func(name string) int { // of a folder in the volume; -1 if it is not there
+		list, err := os.ReadDir(filepath.Join(data, name))
+		if err != nil {
+			return -1
+		}
+		return len(list)
+	}
+	for name, reached := range map[string]func() bool{
+		"begun":      func() bool { return entries(agentapi.Populating) >= 0 },
+		"in between": func() bool { return entries(agentapi.Populating) > 10 },
+		"whole":      func() bool { return entries(agentapi.Populated) >= 0 },
+		"some moved": func() bool { return entries(agentapi.Populated) >= 0 && entries("") > 10 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			killed := false
+			for range 10 { // a moment may pass unseen
+				if killed = killFiller(t, rt, opts, reached); killed {
+					break
+				}
+				require.NoError(t, rt.RemoveVolume(ctx, "data"))
+			}
+			require.True(t, killed)
+			b, err := rt.Create(ctx, opts, "")
+			require.NoError(t, err)
+			require.Equal(t, want, script(t, b, listing))
+			require.NoError(t, b.Stop(ctx))
+			require.NoError(t, rt.RemoveVolume(ctx, "data"))
+		})
+	}
+}
+
+// killFiller starts a box, and kills its VM when a moment is reached. It reports false
+// where that was not before the box ran.
+func killFiller(t *testing.T, rt *Runtime, opts BoxOptions, reached func() bool) bool {
+	ctx := testContext(t)
+	b, err := rt.Create(ctx, opts, "")
+	require.NoError(t, err)
+	started := make(chan error, 1)
+	go func() { started <- b.Start(ctx) }()
+	for !reached() {
+		select {
+		case err := <-started:
+			require.NoError(t, err)
+			require.NoError(t, b.Stop(ctx))
+			return false
+		default:
+		}
+	}
+	for pid := range vmmProcesses(t) {
+		require.NoError(t, unix.Kill(pid, unix.SIGKILL))
+	}
+	if err = <-started; err == nil {
+		require.NoError(t, b.Stop(ctx))
+		return false
+	}
+	if err := rt.Remove(ctx, string(b.ID()), true); !errors.Is(err, ErrNotFound) {
+		require.NoError(t, err)
+	}
+	return true
 }
 
 // TestGuestVolumeOwnersCannotBeKept has the volumes of a home lie where files have no
