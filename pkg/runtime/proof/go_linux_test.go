@@ -28,22 +28,27 @@ func TestGuestVolumeGo(t *testing.T) {
 			{HostPath: work, GuestPath: "/work"},
 		}
 	})
-	out := output(t, b, sh(`export PATH=/usr/local/go/bin:$PATH HOME=/root GOCACHE=/work/cache
-export CGO_ENABLED=0 GOFLAGS=-buildvcs=false GOTOOLCHAIN=local GOPROXY=off
-git clone -q /work/module.git /work/src
-cd /work/src
-go version >&2
-go build -x -trimpath -o /work/program . 2>/work/log
-grep -o 'compile .* -p [^ ]*' /work/log | sed 's/.* -p //' | sort
-git status --porcelain`))
-	require.Equal(t, "main\nwords.test/words/split\nwords.test/words/tally\n", out, "what was compiled: nothing of the standard library")
-	require.Equal(t, "3 a\n2 b\n1 c\n", output(t, b, sh("printf 'a b\n\nC, A! b a' | /work/program")))
-
-	want, err := os.ReadFile(filepath.Join(from, "program"))
-	require.NoError(t, err)
-	got, err := os.ReadFile(filepath.Join(work, "program"))
-	require.NoError(t, err)
-	require.True(t, bytes.Equal(want, got), "another program, of %d bytes instead of %d", len(got), len(want))
-	require.Greater(t, sameFiles(t, b, "/work/src", filepath.Join(work, "src")), 20)
-	require.Greater(t, sameFiles(t, b, "/usr/local/go/bin", filepath.Join(from, "root", "bin")), 0)
+	goes := func(format string, args ...any) runtime.BoxCommand {
+		return sh("export PATH=/usr/local/go/bin:$PATH HOME=/root GOCACHE=/work/cache\n"+
+			"export CGO_ENABLED=0 GOFLAGS=-buildvcs=false GOTOOLCHAIN=local GOPROXY=off GOGC=off\n"+format, args...)
+	}
+	t.Run("git clone", func(t *testing.T) { output(t, b, sh("git clone -q /work/module.git /work/src")) })
+	t.Run("go build", func(t *testing.T) {
+		compiled := output(t, b, goes(`cd /work/src
+go build -x -trimpath -ldflags='-s -w' -o /work/program . 2>/work/log
+grep -o 'compile .* -p [^ ]*' /work/log | sed 's/.* -p //' | sort`))
+		require.Equal(t, "main\nwords.test/words/split\nwords.test/words/tally\n", compiled, "nothing of the standard library")
+		require.Empty(t, output(t, b, sh("git -C /work/src status --porcelain")))
+		require.Equal(t, "3 a\n2 b\n1 c\n", output(t, b, sh("printf 'a b\n\nC, A! b a' | /work/program")))
+	})
+	t.Run("the same program", func(t *testing.T) {
+		want, err := os.ReadFile(filepath.Join(from, "program"))
+		require.NoError(t, err)
+		got, err := os.ReadFile(filepath.Join(work, "program"))
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(want, got), "%d bytes, want these %d", len(got), len(want))
+	})
+	t.Run("the host's view", func(t *testing.T) {
+		require.Greater(t, sameFiles(t, b, "/work/src", filepath.Join(work, "src")), 20)
+	})
 }
