@@ -42,6 +42,7 @@ var layers = map[string][]string{
 	"pkg/virtio/virtiotest":   {"pkg/virtio", "pkg/virtio/mmio", "pkg/virtio/queue", "pkg/guestmem"},
 	"pkg/machine/serial":      {},
 	"pkg/machine/machinetest": {},
+	"pkg/killtest":            {},
 	"pkg/machine": {
 		"pkg/machine/serial", "pkg/hv", "pkg/kvm", "pkg/boot", "pkg/boot/x86", "pkg/guestmem", "pkg/virtio", "pkg/virtio/mmio",
 	},

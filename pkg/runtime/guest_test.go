@@ -62,7 +62,7 @@ func sharedHome(t testing.TB) string {
 }
 
 func TestMain(m *testing.M) {
-	for env, program := range map[string]func(string) error{soakEnv: soakWork, vanishEnv: vanish, manyEnv: manyWork, crashEnv: crashWork, lockEnv: lockWork} {
+	for env, program := range map[string]func(string) error{soakEnv: soakWork, vanishEnv: vanish, manyEnv: manyWork, crashEnv: crashWork, lockEnv: lockWork, volumeKillEnv: volumeKillWork} {
 		if arg := os.Getenv(env); arg != "" {
 			if err := program(arg); err != nil {
 				fmt.Fprintln(os.Stderr, err)

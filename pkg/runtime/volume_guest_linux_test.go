@@ -2,6 +2,9 @@ package runtime
 
 import (
 	"crypto/md5"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,6 +12,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/anthropics/boxlite/pkg/agentapi"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 )
@@ -310,4 +314,189 @@ func TestGuestVolumeRefused(t *testing.T) {
 	err = b.Start(ctx)
 	require.ErrorIs(t, err, ErrEngine)
 	require.ErrorContains(t, err, "volume at /way/to/it: it leads into one of the kernel's file systems")
+}
+
+// layoutWithVolumes is an OCI layout with the one image of another, which keeps data at
+// these paths.
+func layoutWithVolumes(t *testing.T, from string, paths ...string) string {
+	t.Helper()
+	dir := t.TempDir()
+	require.NoError(t, os.CopyFS(dir, os.DirFS(from)))
+	// change rewrites a blob, and the descriptor that leads to it.
+	change := func(descriptor any, edit func(map[string]any)) {
+		d := descriptor.(map[string]any)
+		_, sum, _ := strings.Cut(d["digest"].(string), ":")
+		var doc map[string]any
+		require.NoError(t, json.Unmarshal([]byte(hostText(t, dir, "blobs", "sha256", sum)), &doc))
+		edit(doc)
+		text, err := json.Marshal(doc)
+		require.NoError(t, err)
+		sum = fmt.Sprintf("%x", sha256.Sum256(text))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "blobs", "sha256", sum), text, 0o644))
+		d["digest"], d["size"] = "sha256:"+sum, len(text)
+	}
+	var index map[string]any
+	require.NoError(t, json.Unmarshal([]byte(hostText(t, dir, "index.json")), &index))
+	change(index["manifests"].([]any)[0], func(manifest map[string]any) {
+		change(manifest["config"], func(config map[string]any) {
+			volumes := map[string]any{}
+			for _, p := range paths {
+				volumes[p] = map[string]any{}
+			}
+			config["config"].(map[string]any)["Volumes"] = volumes
+		})
+	})
+	text, err := json.Marshal(index)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "index.json"), text, 0o644))
+	return dir
+}
+
+// TestGuestVolumeOfImage has an image that says where it keeps data.
+func TestGuestVolumeOfImage(t *testing.T) {
+	rt, ctx := newGuestRuntime(t), testContext(t)
+	opts := smallBox(t)
+	opts.Rootfs = Image(layoutWithVolumes(t, opts.Rootfs.Image, "/home", "/var/empty", "/given"))
+	opts.Tmpfs = []TmpfsSpec{{GuestPath: "/given"}}
+	for _, keep := range []bool{false, true} {
+		opts.KeepOnStop = keep
+		b, err := rt.Create(ctx, opts, "image")
+		require.NoError(t, err)
+		require.Equal(t, "mine\n1000 644\nvirtiofs virtiofs tmpfs\n", script(t, b, `cat /home/app/file; stat -c '%u %a' /home/app/file
+			echo kept >/home/app/own; echo kept >/var/empty/own
+			awk '$2 == "/home" || $2 == "/var/empty" || $2 == "/given" { t[$2] = $3 } END { print t["/home"], t["/var/empty"], t["/given"] }' /proc/mounts`))
+		info, err := b.Info(ctx)
+		require.NoError(t, err)
+		require.Len(t, info.Mounts, 3)
+		volumes := info.Mounts[1:]
+		for _, m := range volumes {
+			require.Equal(t, MountVolume, m.Type)
+		}
+		require.Equal(t, "kept\n", hostText(t, volumes[0].Source, "app", "own"))
+		if keep {
+			require.NoError(t, b.Stop(ctx))
+			require.Equal(t, "kept\nkept\n", script(t, b, "cat /home/app/own /var/empty/own"))
+			require.NoError(t, b.Stop(ctx))
+			require.NoError(t, rt.Remove(ctx, "image", false))
+			list, err := rt.Volumes(ctx)
+			require.NoError(t, err)
+			require.Len(t, list, 2, "they stay without -v")
+			require.Equal(t, "kept\n", hostText(t, volumes[1].Source, "own"))
+			_, err = rt.PruneVolumes(ctx, VolumePruneOptions{})
+			require.NoError(t, err)
+		} else {
+			require.NoError(t, b.Stop(ctx))
+		}
+		list, err := rt.Volumes(ctx)
+		require.NoError(t, err)
+		require.Empty(t, list)
+	}
+}
+
+// TestGuestVolumeFillKilled kills VMs while they fill a new volume with what the image
+// has: the next box with that volume finds all of it.
+func TestGuestVolumeFillKilled(t *testing.T) {
+	rt, ctx := newGuestRuntime(t), testContext(t)
+	t.Cleanup(func() { rt.PruneVolumes(ctx, VolumePruneOptions{All: true}) })
+	const listing = "cd /sbin && stat -c '%a %u %g' . && stat -c '%N %a %u %g %h' * | sort"
+	opts := smallBox(t)
+	plain, err := rt.Create(ctx, opts, "")
+	require.NoError(t, err)
+	want := script(t, plain, listing)
+	require.NoError(t, plain.Stop(ctx))
+	require.Greater(t, strings.Count(want, "\n"), 40)
+
+	opts.Volumes = []VolumeSpec{{Name: "data", GuestPath: "/sbin"}}
+	data := filepath.Join(rt.volumeDir("data"), volumeData)
+	entries := func(name string) int { // of a folder in the volume; -1 if it is not there
+		list, err := os.ReadDir(filepath.Join(data, name))
+		if err != nil {
+			return -1
+		}
+		return len(list)
+	}
+	for name, reached := range map[string]func() bool{
+		"begun":      func() bool { return entries(agentapi.Populating) >= 0 },
+		"in between": func() bool { return entries(agentapi.Populating) > 10 },
+		"whole":      func() bool { return entries(agentapi.Populated) >= 0 },
+		"some moved": func() bool { return entries(agentapi.Populated) >= 0 && entries("") > 10 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			killed := false
+			for range 10 { // a moment may pass unseen
+				if killed = killFiller(t, rt, opts, reached); killed {
+					break
+				}
+				require.NoError(t, rt.RemoveVolume(ctx, "data"))
+			}
+			require.True(t, killed)
+			b, err := rt.Create(ctx, opts, "")
+			require.NoError(t, err)
+			require.Equal(t, want, script(t, b, listing))
+			require.NoError(t, b.Stop(ctx))
+			require.NoError(t, rt.RemoveVolume(ctx, "data"))
+		})
+	}
+}
+
+// killFiller starts a box, and kills its VM when a moment is reached. It reports false
+// where that was not before the box ran.
+func killFiller(t *testing.T, rt *Runtime, opts BoxOptions, reached func() bool) bool {
+	ctx := testContext(t)
+	b, err := rt.Create(ctx, opts, "")
+	require.NoError(t, err)
+	started := make(chan error, 1)
+	go func() { started <- b.Start(ctx) }()
+	for !reached() {
+		select {
+		case err := <-started:
+			require.NoError(t, err)
+			require.NoError(t, b.Stop(ctx))
+			return false
+		default:
+		}
+	}
+	for pid := range vmmProcesses(t) {
+		require.NoError(t, unix.Kill(pid, unix.SIGKILL))
+	}
+	if err = <-started; err == nil {
+		require.NoError(t, b.Stop(ctx))
+		return false
+	}
+	if err := rt.Remove(ctx, string(b.ID()), true); !errors.Is(err, ErrNotFound) {
+		require.NoError(t, err)
+	}
+	return true
+}
+
+// TestGuestVolumeOwnersCannotBeKept has the volumes of a home lie where files have no
+// extended attributes: a box does not start with owners that would be lost, and does
+// with those that need not be kept.
+func TestGuestVolumeOwnersCannotBeKept(t *testing.T) {
+	rt, ctx := newGuestRuntime(t), testContext(t)
+	volumes := filepath.Join(rt.HomeDir(), volumesName)
+	require.NoError(t, os.MkdirAll(volumes, 0o700))
+	require.NoError(t, unix.Mount("without", volumes, "ramfs", 0, ""))
+	t.Cleanup(func() {
+		_, err := rt.PruneVolumes(ctx, VolumePruneOptions{All: true})
+		require.NoError(t, err)
+		require.NoError(t, unix.Unmount(volumes, unix.MNT_DETACH))
+	})
+	opts := smallBox(t)
+	opts.Volumes = []VolumeSpec{{Name: "data", GuestPath: "/home"}}
+	b, err := rt.Create(ctx, opts, "")
+	require.NoError(t, err)
+	err = b.Start(ctx)
+	require.ErrorIs(t, err, ErrUnsupported)
+	require.ErrorContains(t, err, "volume data: the file system of "+volumes+"/data/data has no user extended attributes")
+	require.ErrorContains(t, err, "choose owners=mapped")
+	require.Empty(t, vmmProcesses(t))
+	require.NoError(t, rt.Remove(ctx, string(b.ID()), false))
+
+	opts.Volumes[0].Owners, opts.User = OwnersMapped, "app"
+	b, err = rt.Create(ctx, opts, "")
+	require.NoError(t, err)
+	require.Equal(t, "mine\n1000\n", script(t, b, "cat /home/app/file; echo x >/home/f; stat -c %u /home/f"))
+	require.NoError(t, b.Stop(ctx))
+	require.Equal(t, "x\n", hostText(t, volumes, "data", "data", "f"))
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -74,7 +75,7 @@ func TestVolumesFilled(t *testing.T) {
 	require.Equal(t, "sub", given[0].HostPath, "the caller's")
 
 	b := &LiteBox{opts: opts}
-	mounts, err := b.vmmMounts(t.Context())
+	mounts, err := b.vmmMounts(t.Context(), &b.opts)
 	require.NoError(t, err)
 	var order []string
 	for _, m := range mounts {
@@ -171,6 +172,32 @@ func TestNamedVolumes(t *testing.T) {
 	left, err := os.ReadDir(filepath.Join(rt.HomeDir(), "volumes"))
 	require.NoError(t, err)
 	require.Empty(t, left)
+}
+
+// TestVolumeMadeOnce has many make a volume's folder at once: a box that has it open
+// must not lose it to another that was as quick.
+func TestVolumeMadeOnce(t *testing.T) {
+	rt := newRuntime(t)
+	for round := range 100 {
+		name := fmt.Sprint("v", round)
+		var made sync.WaitGroup
+		begin := make(chan struct{})
+		inodes := make([]os.FileInfo, 8)
+		for i := range inodes {
+			made.Go(func() {
+				<-begin
+				if err := rt.ensureVolume(t.Context(), name); err != nil {
+					t.Error(err)
+				}
+				inodes[i], _ = os.Stat(filepath.Join(rt.volumeDir(name), volumeData))
+			})
+		}
+		close(begin)
+		made.Wait()
+		for _, fi := range inodes {
+			require.True(t, os.SameFile(inodes[0], fi))
+		}
+	}
 }
 
 // TestVolumeRemovalInterrupted is what a removal leaves that was killed, and what

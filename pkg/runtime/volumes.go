@@ -18,6 +18,7 @@ import (
 // Volumes of a home lie in its folder "volumes":
 //
 //	NAME/data             what a box sees
+//	NAME/half             the same before it is complete
 //	.taken-MICROS-NAME    the folder of a volume, made at that time, that is being removed
 //	.gone-ULID            the folder of one that was removed, until it is deleted
 //
@@ -26,6 +27,7 @@ import (
 const (
 	volumesName = "volumes"
 	volumeData  = "data"
+	volumeHalf  = "half"
 	takenPrefix = ".taken-"
 	gonePrefix  = ".gone-"
 )
@@ -207,34 +209,42 @@ func (r *Runtime) volumeDir(name string) string {
 }
 
 // ensureVolume makes a volume's folder unless it is there. The data folder appears
-// complete or not at all: its mode is what a box's other users need to enter it.
+// complete or not at all: its mode is what a box's other users need to enter it. And it
+// is made once only: one that takes the place of another would take it from a box
+// that has that open.
 func (r *Runtime) ensureVolume(ctx context.Context, name string) error {
 	dir := r.volumeDir(name)
 	data := filepath.Join(dir, volumeData)
-	if fi, err := os.Stat(data); err == nil && fi.IsDir() {
+	if isDir(data) {
 		return nil
 	}
 	if err := r.clearRemoved(ctx); err != nil { // it may be out of the way only
 		return err
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
 		return err
 	}
-	tmp, err := os.MkdirTemp(dir, ".new-")
+	lock, err := lockDir(ctx, dir)
 	if err != nil {
 		return err
 	}
-	defer os.Remove(tmp)
-	if err := os.Chmod(tmp, 0o755); err != nil {
+	defer lock.Close()
+	if isDir(data) { // somebody else was first
+		return nil
+	}
+	half := filepath.Join(dir, volumeHalf)
+	if err := os.Mkdir(half, 0o700); err != nil && !errors.Is(err, fs.ErrExist) { // left by one who was killed
 		return err
 	}
-	if err := os.Rename(tmp, data); err != nil {
-		if fi, serr := os.Stat(data); serr == nil && fi.IsDir() {
-			return nil // somebody else was first
-		}
+	if err := os.Chmod(half, 0o755); err != nil {
 		return err
 	}
-	return nil
+	return os.Rename(half, data)
+}
+
+func isDir(path string) bool {
+	fi, err := os.Stat(path)
+	return err == nil && fi.IsDir()
 }
 
 // removed is a volume's folder that was moved out of the way.

@@ -30,9 +30,10 @@ const (
 	// owner is accepted and has no effect; devices cannot be made.
 	OwnersMapped VolumeOwners = "mapped"
 	// OwnersKept keeps owner, mode and device number of each file in an extended
-	// attribute (user.boxlite.stat), so that the box sees what it has set. The
-	// host's file system must have extended attributes. Files without one are the
-	// root's where they belong to the host's user, else nobody's.
+	// attribute (user.boxlite.stat), so that the box sees what it has set. Files
+	// without one are the root's where they belong to the host's user, else nobody's.
+	// On a file system without such attributes (tmpfs before Linux 6.6, NFS before
+	// 4.2, FAT) the volume must be read-only, or is refused with ErrUnsupported.
 	OwnersKept VolumeOwners = "kept"
 )
 
@@ -63,7 +64,8 @@ type VolumeSpec struct {
 	// gets what the image has at GuestPath.
 	NoCopy bool `json:",omitempty"`
 
-	// Anonymous marks a volume whose name was made up for this box. Create sets it.
+	// Anonymous marks a volume whose name was made up for this box. Create sets it, and
+	// the first start adds such volumes for what the image calls one.
 	Anonymous bool `json:",omitempty"`
 }
 
@@ -158,7 +160,10 @@ func (v *VolumeSpec) fill() error {
 	if folder && abs != "/" {
 		v.HostPath += "/" // so that a file there is refused at later starts, too
 	}
-	return v.checkHost()
+	if err := v.checkHost(); err != nil || v.Owners != OwnersKept {
+		return err
+	}
+	return v.checkKept(v.HostPath)
 }
 
 // checkHost makes sure that what the host shall share is there, and can be read.
@@ -183,6 +188,23 @@ func (v *VolumeSpec) checkHost() error {
 	}
 	return nil
 }
+
+// checkKept makes sure that owners can be kept in files at a path of the host. Without
+// this the box would find out, at its first change of one.
+func (v *VolumeSpec) checkKept(path string) error {
+	if v.ReadOnly {
+		return nil // nothing has to be kept
+	}
+	_, err := unix.Getxattr(path, ownersXattr, nil)
+	if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.ENOTSUP) {
+		return nil // as with one that is not there
+	}
+	return fail(ErrUnsupported, "%s: the file system of %s has no user extended attributes, in which owners are kept: "+
+		"choose owners=%s, or a place that has them, as on ext4, XFS and Btrfs", v.what(), path, OwnersMapped)
+}
+
+// ownersXattr is where package fs keeps them.
+const ownersXattr = "user.boxlite.stat"
 
 // kernelFolders are those that the box's kernel fills.
 var kernelFolders = []string{"/proc", "/sys", "/dev"}

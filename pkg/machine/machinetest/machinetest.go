@@ -63,6 +63,10 @@ func Tree(t testing.TB, name string) string {
 	return filepath.Join(path(t, "BOXLITE_TEST_TREES"), name+".tree")
 }
 
+// Go is a folder with a Go distribution and a module to build with it, which
+// testdata/tools/guest-go makes.
+func Go(t testing.TB) string { return path(t, "BOXLITE_TEST_GO") }
+
 func path(t testing.TB, env string) string {
 	t.Helper()
 	Need(t)

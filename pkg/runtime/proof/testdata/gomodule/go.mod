@@ -1,0 +1,3 @@
+module words.test/words
+
+go 1.26
