@@ -61,7 +61,7 @@ func TestCaptureOfBox(t *testing.T) {
 	named.Network.Capture = filepath.Join(rt.volumeDir("data"), volumeData, "net.pcap")
 	b, err = rt.Create(t.Context(), named, "")
 	require.NoError(t, err, "the volume is not there yet")
-	_, err = b.vmmMounts(t.Context(), &b.opts)
+	_, err = b.vmmMounts(t.Context())
 	require.NoError(t, err)
 	require.ErrorIs(t, rt.checkCapture(&b.opts), ErrInvalidArgument)
 }

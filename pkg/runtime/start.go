@@ -26,8 +26,6 @@ type imageConfig = oci.Config
 // Start boots the box and returns when its guest takes commands and its main
 // command, if it has one, runs; one that cannot be started is a [*CommandError].
 // On a running box it does nothing. The image is pulled when it is not in the store.
-// Places where the image keeps data get an anonymous volume each, unless something is
-// mounted there: see [BoxInfo.Mounts].
 func (b *LiteBox) Start(ctx context.Context) error {
 	_, err := b.ensure(ctx, bootMain)
 	return err
@@ -169,11 +167,11 @@ func (b *LiteBox) boot(ctx context.Context, mode bootMode) (*vmProcess, error) {
 	if err := b.rt.checkOpen(); err != nil {
 		return nil, err
 	}
-	cfg, opts, err := b.vmConfig(ctx, mode)
+	cfg, argv, err := b.vmConfig(ctx, mode)
 	if err != nil {
 		return nil, err
 	}
-	stored, err := opts.marshal()
+	stored, err := (&storedOptions{b.opts, argv}).marshal()
 	if err != nil {
 		return nil, err
 	}
@@ -256,9 +254,9 @@ func unusable(err error) string {
 	return machine.Unusable(ctx)
 }
 
-// vmConfig gathers all that the VM process needs, making what is missing. opts are the
-// box's options with what its image adds to them.
-func (b *LiteBox) vmConfig(ctx context.Context, mode bootMode) (cfg *vmm.Config, opts *storedOptions, err error) {
+// vmConfig gathers all that the VM process needs, making what is missing. argv is
+// the main command.
+func (b *LiteBox) vmConfig(ctx context.Context, mode bootMode) (cfg *vmm.Config, argv []string, err error) {
 	rt := b.rt
 	kernel, initrd, err := rt.guestFiles(ctx)
 	if err != nil {
@@ -272,12 +270,8 @@ func (b *LiteBox) vmConfig(ctx context.Context, mode bootMode) (cfg *vmm.Config,
 	if err != nil {
 		return nil, nil, err
 	}
-	opts = new(storedOptions)
-	if opts.BoxOptions, err = b.withImageVolumes(ctx, rec.Config); err != nil {
-		return nil, nil, err
-	}
 	if main != nil {
-		opts.Command = main.Spec.Args
+		argv = main.Spec.Args
 	}
 	if err := disk.Create(b.diskPath(), b.opts.DiskSizeGB); err != nil && !errors.Is(err, os.ErrExist) {
 		return nil, nil, wrap(ErrStorage, err, "disk of box %s", b)
@@ -286,11 +280,11 @@ func (b *LiteBox) vmConfig(ctx context.Context, mode bootMode) (cfg *vmm.Config,
 	if err != nil {
 		return nil, nil, err
 	}
-	mounts, err := b.vmmMounts(ctx, &opts.BoxOptions)
+	mounts, err := b.vmmMounts(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := rt.checkCapture(&opts.BoxOptions); err != nil { // links may have changed, and volumes are there now
+	if err := rt.checkCapture(&b.opts); err != nil { // links may have changed, and volumes are there now
 		return nil, nil, err
 	}
 	return &vmm.Config{
@@ -301,7 +295,7 @@ func (b *LiteBox) vmConfig(ctx context.Context, mode bootMode) (cfg *vmm.Config,
 		Main: main, Network: network,
 		Detach: b.opts.Detach, Ephemeral: !b.opts.KeepOnStop,
 		Stall: max(rt.opts.BootStall, 0), Grace: rt.opts.StopGrace,
-	}, opts, nil
+	}, argv, nil
 }
 
 // guestSetup is what the guest's agent is told before it mounts the root.

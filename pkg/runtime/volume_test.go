@@ -75,7 +75,7 @@ func TestVolumesFilled(t *testing.T) {
 	require.Equal(t, "sub", given[0].HostPath, "the caller's")
 
 	b := &LiteBox{opts: opts}
-	mounts, err := b.vmmMounts(t.Context(), &b.opts)
+	mounts, err := b.vmmMounts(t.Context())
 	require.NoError(t, err)
 	var order []string
 	for _, m := range mounts {

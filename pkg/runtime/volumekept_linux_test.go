@@ -30,7 +30,7 @@ func TestOwnersCannotBeKept(t *testing.T) {
 	// home is looked at only then.
 	b := newLiteBox(rt, "", "box")
 	b.opts.Volumes = []VolumeSpec{{HostPath: without, GuestPath: "/v", Owners: OwnersKept}}
-	_, err = b.vmmMounts(ctx, &b.opts)
+	_, err = b.vmmMounts(ctx)
 	require.ErrorIs(t, err, ErrUnsupported)
 	require.ErrorContains(t, err, "start box box")
 	require.NoError(t, (&VolumeSpec{Name: "n"}).checkKept(t.TempDir()))

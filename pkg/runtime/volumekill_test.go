@@ -36,14 +36,6 @@ var volumeOps = map[string]struct {
 		_, err := rt.Create(ctx, BoxOptions{KeepOnStop: true, Volumes: []VolumeSpec{{Name: "new", GuestPath: "/n"}, {GuestPath: "/a"}}}, "second")
 		return err
 	}, func(m map[string]string) { m["new"], m["anonymous"] = "second", "second" }},
-	"start box whose image has volumes": {func(ctx context.Context, rt *Runtime) error {
-		b, err := rt.Get(ctx, "box")
-		if err != nil {
-			return err
-		}
-		_, err = b.withImageVolumes(ctx, imageConfig{Volumes: []string{"/a", "/image"}})
-		return err
-	}, func(m map[string]string) { m["anonymous"] = "box" }},
 	"use": {func(ctx context.Context, rt *Runtime) error { return rt.ensureVolume(ctx, "named") }, func(map[string]string) {}},
 	"remove": {func(ctx context.Context, rt *Runtime) error { return rt.RemoveVolume(ctx, "data") },
 		func(m map[string]string) { delete(m, "data") }},

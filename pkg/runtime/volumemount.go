@@ -58,12 +58,12 @@ func (r *Runtime) mountsOf(o *BoxOptions) []Mount {
 	return list
 }
 
-// vmmMounts are the volumes and tmpfs mounts of a box with these options as the VM process takes them, in
+// vmmMounts are the box's volumes and tmpfs mounts as the VM process takes them, in
 // the order in which they are mounted: a folder before what lies in it.
-func (b *LiteBox) vmmMounts(ctx context.Context, o *BoxOptions) ([]vmm.Mount, error) {
+func (b *LiteBox) vmmMounts(ctx context.Context) ([]vmm.Mount, error) {
 	var list []vmm.Mount
-	for i := range o.Volumes {
-		v := &o.Volumes[i]
+	for i := range b.opts.Volumes {
+		v := &b.opts.Volumes[i]
 		share := &vmm.Share{Path: v.HostPath, KeepOwners: v.Owners == OwnersKept, SharedLocks: v.SharedLocks}
 		if v.Name == "" {
 			if err := v.checkHost(); err != nil {
@@ -83,7 +83,7 @@ func (b *LiteBox) vmmMounts(ctx context.Context, o *BoxOptions) ([]vmm.Mount, er
 		share.Populate = v.Name != "" && !v.NoCopy && !v.ReadOnly
 		list = append(list, vmm.Mount{Point: agentapi.MountPoint{Path: v.GuestPath, ReadOnly: v.ReadOnly}, Share: share})
 	}
-	for _, t := range o.Tmpfs {
+	for _, t := range b.opts.Tmpfs {
 		list = append(list, vmm.Mount{Point: agentapi.MountPoint{
 			Kind: agentapi.MountTmpfs, Path: t.GuestPath, ReadOnly: t.ReadOnly, NoExec: !t.Exec,
 			Size: uint64(t.SizeBytes), Mode: t.Mode,

@@ -64,8 +64,7 @@ type VolumeSpec struct {
 	// gets what the image has at GuestPath.
 	NoCopy bool `json:",omitempty"`
 
-	// Anonymous marks a volume whose name was made up for this box. Create sets it, and
-	// the first start adds such volumes for what the image calls one.
+	// Anonymous marks a volume whose name was made up for this box. Create sets it.
 	Anonymous bool `json:",omitempty"`
 }
 

@@ -64,7 +64,7 @@ func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 	}
 	sent := 0
 	last, urgent := -1, false
-	later := -1 // the queue that a handshake waits in
+	later := -1 // the queue that a handshake waits in; the stack sends each by itself
 	for _, pkt := range pkts.AsSlice() {
 		if len(pkt.LinkHeader().Slice()) == 0 {
 			l.AddHeader(pkt)

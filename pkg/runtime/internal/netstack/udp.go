@@ -19,9 +19,10 @@ const (
 	maxUDP = 4096
 	// udpIdle ends a flow: longer than QUIC's and WireGuard's keep-alives.
 	udpIdle = 2 * time.Minute
-	// While a flow is judged, udpOpening of its datagrams wait, as many as a guest
-	// sends in one frame, and waitingBytes of all flows together.
+	// While a flow is judged, udpOpening of its datagrams wait, as many as a guest sends
+	// in one frame, and flowWaiting bytes; of all flows together waitingBytes.
 	udpOpening   = 128
+	flowWaiting  = 256 << 10
 	waitingBytes = 16 << 20
 
 	maxDatagram = 65507
@@ -46,7 +47,6 @@ type udpTable struct {
 // udpFlow is one of them.
 type udpFlow struct {
 	key      udpKey
-	table    *udpTable
 	conn     *net.UDPConn // nil while it is being opened; see ready
 	to       *sender      // into conn
 	used     atomic.Int64 // when the last datagram went, either way: Unix ns
@@ -58,6 +58,7 @@ type udpFlow struct {
 	ready   bool
 	dead    bool
 	waiting [][]byte // datagrams that came before it was ready
+	held    int64    // bytes of them
 }
 
 func newUDPTable(n *Network) *udpTable {
@@ -111,7 +112,7 @@ func (t *udpTable) flow(key udpKey) *udpFlow {
 	if t.flows == nil || t.opening >= t.net.limit.opening {
 		return nil
 	}
-	f = &udpFlow{key: key, table: t}
+	f = &udpFlow{key: key}
 	f.used.Store(now)
 	if len(t.flows) >= t.net.limit.udp {
 		t.evict()
@@ -148,7 +149,7 @@ func (t *udpTable) evict() {
 		}
 	}
 	delete(t.flows, oldest.key)
-	oldest.end()
+	oldest.end(t)
 }
 
 // send passes a datagram on to the host. A socket that takes none just now loses
@@ -160,7 +161,7 @@ func (f *udpFlow) send(t *udpTable, data stack.PacketData) {
 	switch {
 	case f.dead:
 	case !f.ready:
-		f.wait(data)
+		f.wait(t, data)
 	default:
 		f.write(t, data)
 	}
@@ -241,7 +242,7 @@ const refusalTime = 5 * time.Second
 // refuse notes that a flow may not be, and tells the guest why.
 func (t *udpTable) refuse(f *udpFlow, err error) {
 	f.refused.Store(time.Now().Add(refusalTime).UnixNano())
-	f.end()
+	f.end(t)
 	t.net.unreachable(f.key, err)
 }
 
@@ -258,43 +259,42 @@ func (f *udpFlow) begin(t *udpTable, conn *net.UDPConn, to *sender) {
 	for _, p := range f.waiting {
 		f.pass(t, p)
 	}
-	f.forget()
+	f.forget(t)
 }
 
 // wait keeps a datagram until the flow is judged, if there is room. Preconditions: mu.
-func (f *udpFlow) wait(data stack.PacketData) {
-	if len(f.waiting) == udpOpening {
-		return
-	}
+func (f *udpFlow) wait(t *udpTable, data stack.PacketData) {
 	size := int64(data.Size())
-	if f.table.waiting.Add(size) > waitingBytes {
-		f.table.waiting.Add(-size)
+	if len(f.waiting) == udpOpening || f.held+size > flowWaiting {
 		return
 	}
+	if t.waiting.Add(size) > waitingBytes {
+		t.waiting.Add(-size)
+		return
+	}
+	f.held += size
 	f.waiting = append(f.waiting, data.AsRange().ToSlice())
 }
 
 // forget drops what waits. Preconditions: mu.
-func (f *udpFlow) forget() {
-	for _, p := range f.waiting {
-		f.table.waiting.Add(-int64(len(p)))
-	}
-	f.waiting = nil
+func (f *udpFlow) forget(t *udpTable) {
+	t.waiting.Add(-f.held)
+	f.waiting, f.held = nil, 0
 }
 
 // end closes a flow; who reads from its socket is woken.
-func (f *udpFlow) end() {
+func (f *udpFlow) end(t *udpTable) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.dead, f.ready = true, false
-	f.forget()
+	f.forget(t)
 	if f.conn != nil {
 		f.conn.Close()
 	}
 }
 
 func (t *udpTable) drop(f *udpFlow) {
-	f.end()
+	f.end(t)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.flows[f.key] == f {
@@ -373,6 +373,6 @@ func (t *udpTable) close() {
 	t.flows = nil
 	t.mu.Unlock()
 	for _, f := range flows {
-		f.end()
+		f.end(t)
 	}
 }

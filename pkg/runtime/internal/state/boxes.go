@@ -59,18 +59,8 @@ func nameFree(ctx context.Context, tx *sql.Tx, b *Box) error {
 // an error from it changes nothing. Events that change records in the box are
 // stored with it. A new name that is in use is ErrExists.
 func (s *DB) Update(ctx context.Context, id string, change func(*Box) error) (*Box, error) {
-	return s.update(ctx, id, s.lasting(ctx, id), change)
-}
-
-// AddVolumes is Update for a change that has the box name more volumes: those that it
-// sets in the box. It lasts, as volumes do.
-func (s *DB) AddVolumes(ctx context.Context, id string, change func(*Box) error) (*Box, error) {
-	return s.update(ctx, id, true, change)
-}
-
-func (s *DB) update(ctx context.Context, id string, lasting bool, change func(*Box) error) (*Box, error) {
 	var b *Box
-	err := s.write(ctx, lasting, func(tx *sql.Tx) (err error) {
+	err := s.write(ctx, s.lasting(ctx, id), func(tx *sql.Tx) (err error) {
 		if b, err = scan(tx.QueryRowContext(ctx, "SELECT "+columns+" FROM boxes WHERE id = ?", id)); err != nil {
 			return err
 		}
@@ -88,9 +78,6 @@ func (s *DB) update(ctx context.Context, id string, lasting bool, change func(*B
 		}
 		values := append(b.values()[1:], id)
 		if _, err := tx.ExecContext(ctx, "UPDATE boxes SET ("+changed+") = ("+marks[2:]+") WHERE id = ?", values...); err != nil {
-			return err
-		}
-		if err := useVolumes(ctx, tx, b); err != nil {
 			return err
 		}
 		return addEvents(ctx, tx, b.takeEvents())

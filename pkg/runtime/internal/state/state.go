@@ -56,8 +56,8 @@ type Box struct {
 	Timings     string // JSON of the last boot's stages; see SetTimings
 	Ports       string // JSON of the forwarded ports of the last run; see SetPorts
 
-	// Volumes are those that the box names. Insert and AddVolumes add what is missing of
-	// them; they are not read back.
+	// Volumes are those that the box names. Insert adds what is missing of them; they
+	// are not read back.
 	Volumes []Volume
 
 	events []Event // to be stored with it; see Record
