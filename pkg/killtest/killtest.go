@@ -1,5 +1,6 @@
 // Package killtest kills programs at each moment that can make a difference to what
-// they leave in files: before each of their system calls that change any.
+// they leave in files: before each of their system calls that change any. What they
+// change in mapped memory, as SQLite does in its -shm file, has no moments of its own.
 package killtest
 
 import "syscall"

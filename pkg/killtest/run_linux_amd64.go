@@ -13,7 +13,8 @@ import (
 // Run starts a program and kills it, with all its threads, before the system call that
 // changes files for the nth time after [Begin], where n is 0 for the first. It reports
 // false for a program that ended before by itself. What the program writes may only go
-// to files: cmd.Stdout and cmd.Stderr are nil or of type *os.File.
+// to files: cmd.Stdout and cmd.Stderr are nil or of type *os.File. No other child of
+// this process may be running, as the end of one could be taken for a thread's.
 func Run(cmd *exec.Cmd, n int) (killed bool, err error) {
 	// Only the thread that has started a program may trace it, and waits for it.
 	runtime.LockOSThread()
