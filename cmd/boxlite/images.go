@@ -46,10 +46,10 @@ that was interrupted goes on where it ended. Prints the image's digest.`,
 			}
 			img, err := store.Pull(cmd.Context(), args[0], o)
 			if err != nil {
-				return err
+				return plain(called(cmd), err)
 			}
 			if _, err := store.Rootfs(cmd.Context(), img, o.Progress); err != nil {
-				return err
+				return plain(called(cmd), err)
 			}
 			done()
 			say(img.Digest)

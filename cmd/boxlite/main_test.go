@@ -103,7 +103,7 @@ func TestWrongInputs(t *testing.T) {
 		"cp one":                {[]string{"cp", "x"}, "cp: too few arguments: boxlite cp [flags] BOX:SRC DEST|-, or boxlite cp [flags] SRC|- BOX:DEST"},
 		"exec empty command":    {[]string{"exec", "x", ""}, "the command is empty: boxlite exec BOX COMMAND"},
 		"save to nowhere":       {[]string{"save", "-o", filepath.Join(home, "none", "o"), "nope"}, "cannot make a file in " + filepath.Join(home, "none") + ": no such file"},
-		"load text":             {[]string{"load", "-i", file}, "load: " + file + ": oci: loading images: not a tar archive"},
+		"load text":             {[]string{"load", "-i", file}, "load: " + file + ": not a tar archive"},
 		"images of what":        {[]string{"images", "a["}, `"reference=a[": not a pattern`},
 		"rename one":            {[]string{"rename", "x"}, "too few arguments"},
 		"no image":              {[]string{"run"}, "no image given"},
