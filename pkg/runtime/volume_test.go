@@ -135,7 +135,7 @@ func TestNamedVolumes(t *testing.T) {
 	}, info.Mounts)
 	err = rt.RemoveVolume(ctx, "data")
 	require.ErrorIs(t, err, ErrInvalidState)
-	require.ErrorContains(t, err, `volume is in use by web`)
+	require.ErrorContains(t, err, `volume "data" is in use by web: remove that box first`)
 	_, err = os.Stat(filepath.Join(v.Mountpoint, "f"))
 	require.NoError(t, err)
 	rep, err := rt.PruneVolumes(ctx, VolumePruneOptions{All: true})

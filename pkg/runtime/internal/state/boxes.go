@@ -146,9 +146,10 @@ func (s *DB) List(ctx context.Context) ([]*Box, error) {
 
 // Delete removes a box and records an event of this kind about it. One that is
 // not there is no error, and no event. With take, the anonymous volumes that were
-// made for it go as well: take moves their content away before anybody can see that
-// they are gone.
-func (s *DB) Delete(ctx context.Context, id, kind string, take func([]Volume) error) error {
+// made for it go as well, and with made also others that were added with it and that
+// nobody else has named since: take moves their content away before anybody can see
+// that they are gone.
+func (s *DB) Delete(ctx context.Context, id, kind string, made bool, take func([]Volume) error) error {
 	err := s.write(ctx, s.lasting(ctx, id), func(tx *sql.Tx) error {
 		var name sql.NullString
 		err := tx.QueryRowContext(ctx, "DELETE FROM boxes WHERE id = ? RETURNING name", id).Scan(&name)
@@ -160,7 +161,7 @@ func (s *DB) Delete(ctx context.Context, id, kind string, take func([]Volume) er
 		if _, err := tx.ExecContext(ctx, "DELETE FROM counters WHERE box = ?", id); err != nil {
 			return err
 		}
-		own, err := leaveVolumes(ctx, tx, id)
+		own, err := leaveVolumes(ctx, tx, id, made)
 		if err != nil {
 			return err
 		}

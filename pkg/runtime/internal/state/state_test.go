@@ -56,7 +56,7 @@ func TestRoundTrip(t *testing.T) {
 	require.Len(t, all, 3)
 	require.Equal(t, b.ID, all[2].ID, "newest first")
 
-	require.NoError(t, db.Delete(ctx, b.ID, "destroy", nil))
+	require.NoError(t, db.Delete(ctx, b.ID, "destroy", false, nil))
 	_, err = db.Find(ctx, "one")
 	require.ErrorIs(t, err, ErrNotFound)
 }
