@@ -398,6 +398,7 @@ func TestFormatIsChecked(t *testing.T) {
 			"{{.Nope": "want table, json or a Go template", "{{nope}}": `function "nope" not defined`, "{{.Nope}}": "there is no field .Nope",
 			"table {{.Nope}}": "there is no field .Nope", "{{if .Nope}}{{end}}": "there is no field .Nope", "{{json .Nope}}": "there is no field .Nope", "{{range .X}}{{.Y}}{{end}}": "there is no field .X",
 			"{{$.Nope}}": "there is no field .Nope", "{{with .Nope}}{{end}}": "there is no field .Nope", "{{len (print .Nope)}}": "there is no field .Nope",
+			"JSON": `--format "JSON": did you mean json? want`, "x": `--format "x": want`, "table x": "or a Go template",
 		} {
 			r := do(append(strings.Fields(command), "--format", template)...)
 			require.Equal(t, exitFailed, r.code, "%s %s", command, template)
@@ -405,7 +406,7 @@ func TestFormatIsChecked(t *testing.T) {
 			require.Equal(t, 1, strings.Count(r.stderr, "\n"), r.stderr)
 		}
 	}
-	for _, good := range []string{"", "json", "table", "{{.Name}} {{.Labels.tier}} {{range $k, $v := .Labels}}{{$k}}={{$v}}{{end}}", "{{.CreatedAt.Unix}}", "{{with .Name}}{{.}}{{end}}", "{{.Status.IsRunning}}", "{{/**/}}", "x"} {
+	for _, good := range []string{"", "json", "table", "{{.Name}} {{.Labels.tier}} {{range $k, $v := .Labels}}{{$k}}={{$v}}{{end}}", "{{.CreatedAt.Unix}}", "{{with .Name}}{{.}}{{end}}", "{{.Status.IsRunning}}", "{{/**/}}", "x{{.ID}}", "{{range .Mounts}}{{.Name}}{{$.ID}}{{end}}"} {
 		r := do("ls", "--format", good)
 		require.Zero(t, r.code, "%s: %s", good, r.stderr)
 	}
@@ -485,4 +486,18 @@ func TestKernelsAreCounted(t *testing.T) {
 		require.NoError(t, os.Chtimes(filepath.Join(dir, name), at, at))
 	}
 	require.Regexp(t, `^3 2 \d+ \d+$`, row(), "initramfs belongs to a kernel")
+}
+
+// TestNameOfAnId has names that would hide another box from who calls it by its id.
+func TestNameOfAnId(t *testing.T) {
+	do, ids := madeBoxes(t)
+	whole := ids["db"]
+	for _, name := range []string{whole, strings.ToLower(whole)[:25]} {
+		want := `name "` + name + `" is the beginning of the id of box db: choose another` + "\n"
+		require.Equal(t, result{"", "boxlite: " + want, exitFailed}, do("create", "--name", name, "--rootfs", "internal", "true"))
+		require.Equal(t, result{"", "boxlite: " + want, exitSome}, do("rename", "web", name))
+	}
+	require.Zero(t, do("rename", "web", whole[:3]).code, "nobody calls a box by so little of its id")
+	require.Zero(t, do("rename", "web-2", "0000").code, "no id begins like that")
+	require.Zero(t, do("rename", "db", whole).code, "it hides nothing but itself")
 }

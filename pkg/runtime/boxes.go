@@ -13,7 +13,8 @@ import (
 )
 
 // Create makes a box, which costs nothing until it is started: no image is
-// pulled and no VM built. name may be empty; a name in use is ErrAlreadyExists.
+// pulled and no VM built. name may be empty; a name in use is ErrAlreadyExists, and one
+// that the id of another box begins with, which would hide that box, ErrInvalidArgument.
 func (r *Runtime) Create(ctx context.Context, opts BoxOptions, name string) (*LiteBox, error) {
 	if err := r.checkOpen(); err != nil {
 		return nil, err
@@ -53,9 +54,10 @@ func (r *Runtime) Create(ctx context.Context, opts BoxOptions, name string) (*Li
 	row.Volumes = opts.namedVolumes(now)
 	row.Record(string(EventCreate), map[string]string{"image": row.Image})
 	r.reach(stepInsert)
-	if err := db.Insert(ctx, row); errors.Is(err, state.ErrExists) {
-		return nil, r.nameTaken(ctx, name)
-	} else if err != nil {
+	if err := db.Insert(ctx, row); err != nil {
+		if refused := r.nameRefused(ctx, name, err); refused != nil {
+			return nil, refused
+		}
 		return nil, wrap(ErrDatabase, err, "create a box")
 	}
 	b := newLiteBox(r, BoxID(row.ID), name)
