@@ -165,7 +165,7 @@ func TestInspect(t *testing.T) {
 	do, ids := madeBoxes(t)
 	r := do("inspect", "db", "gone", ids["web"][:25], "lost") // ids of one millisecond begin alike
 	require.Equal(t, exitSome, r.code)
-	require.Equal(t, "boxlite: no box has the id or name \"gone\"\nboxlite: no box has the id or name \"lost\"\n", r.stderr)
+	require.Equal(t, "boxlite: no box has the id or name \"gone\": boxlite ls -a lists them\nboxlite: no box has the id or name \"lost\": boxlite ls -a lists them\n", r.stderr)
 	var got []inspected
 	require.NoError(t, json.Unmarshal([]byte(r.stdout), &got))
 	require.Len(t, got, 2)
@@ -174,7 +174,7 @@ func TestInspect(t *testing.T) {
 	require.Equal(t, "<1>", got[1].Options.Env[0].Value)
 	require.Equal(t, "nginx:1.27", got[1].Options.Rootfs.Image)
 	require.Contains(t, r.stdout, "<1>", "text is not escaped for web pages")
-	require.Equal(t, result{"[]\n", "boxlite: no box has the id or name \"gone\"\n", exitSome}, do("inspect", "gone"))
+	require.Equal(t, result{"[]\n", "boxlite: no box has the id or name \"gone\": boxlite ls -a lists them\n", exitSome}, do("inspect", "gone"))
 	require.Equal(t, result{"configured db\nconfigured web\n", "", 0}, do("inspect", "-f", "{{.Status}} {{.Name}}", "db", "web"))
 	require.Equal(t, 2, strings.Count(do("inspect", "-f", "json", "db", "web").stdout, "\n"))
 	require.Equal(t, exitFailed, do("inspect", "-f", "{{.Nothing}}", "db").code)
@@ -183,7 +183,7 @@ func TestInspect(t *testing.T) {
 // TestManyBoxes looks at commands on several boxes of which some fail.
 func TestManyBoxes(t *testing.T) {
 	do, ids := madeBoxes(t)
-	none := "boxlite: no box has the id or name \"gone\"\n"
+	none := "boxlite: no box has the id or name \"gone\": boxlite ls -a lists them\n"
 	require.Equal(t, result{"db\nweb\n", none, exitSome}, do("stop", "db", "gone", "web"), "stopping what does not run is no failure")
 	r := do("kill", "db", "gone")
 	require.Equal(t, exitSome, r.code)
@@ -368,7 +368,7 @@ func TestMissingBox(t *testing.T) {
 	} {
 		r := do(strings.Fields(args)...)
 		require.Equal(t, exitSome, r.code, args)
-		require.Equal(t, "boxlite: no box has the id or name \"gone\"\n", r.stderr, args)
+		require.Equal(t, "boxlite: no box has the id or name \"gone\": boxlite ls -a lists them\n", r.stderr, args)
 		require.Empty(t, strings.Trim(r.stdout, "[]\n"), args)
 	}
 }

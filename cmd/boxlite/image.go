@@ -176,7 +176,10 @@ or its digest where the archive gives it no name.`,
 			if input != "" && input != "-" {
 				var err error
 				if in, err = os.Open(input); err != nil {
-					return fmt.Errorf("%s: %w", called(cmd), err)
+					if e := (*os.PathError)(nil); errors.As(err, &e) {
+						err = e.Err // its name is ours
+					}
+					return &exitError{exitSome, fmt.Errorf("%s: %s: %w", called(cmd), input, err)}
 				}
 				defer in.Close()
 				if fi, err := in.Stat(); err == nil && fi.IsDir() {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"strconv"
@@ -45,7 +46,9 @@ that was interrupted goes on where it ended. Prints the image's digest.`,
 				return err
 			}
 			img, err := store.Pull(cmd.Context(), args[0], o)
-			if err != nil {
+			if errors.Is(err, oci.ErrReference) { // that is no name, whatever there is
+				return &exitError{exitFailed, plain(called(cmd), err)}
+			} else if err != nil {
 				return plain(called(cmd), err)
 			}
 			if _, err := store.Rootfs(cmd.Context(), img, o.Progress); err != nil {

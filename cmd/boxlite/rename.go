@@ -15,6 +15,9 @@ another box has is refused.`,
 		Example: `  boxlite rename web old-web`,
 		Args:    cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := runtime.CheckName(args[1]); err != nil {
+				return plain("rename", err)
+			}
 			return g.do(func(rt *runtime.Runtime) error {
 				var failed failures
 				failed.add(rt.Rename(cmd.Context(), args[0], args[1]))

@@ -26,7 +26,7 @@ func (r *Runtime) Create(ctx context.Context, opts BoxOptions, name string) (*Li
 		return nil, err
 	}
 	if name != "" {
-		if err := checkName(name); err != nil {
+		if err := CheckName(name); err != nil {
 			return nil, err
 		}
 	}

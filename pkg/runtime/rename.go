@@ -12,7 +12,7 @@ import (
 // is started again. Handles to the box learn of it when they next look at the
 // box's state: Info knows at once.
 func (r *Runtime) Rename(ctx context.Context, key, name string) error {
-	if err := checkName(name); err != nil {
+	if err := CheckName(name); err != nil {
 		return err
 	}
 	row, err := r.find(ctx, key)
