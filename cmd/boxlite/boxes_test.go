@@ -246,6 +246,7 @@ func TestInfo(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(r.stdout), &got))
 	require.Equal(t, 3, got.Boxes)
 	require.Equal(t, 0, got.BoxesRunning)
+	require.Equal(t, 0, got.BoxesStopped, "none was started yet")
 	require.Equal(t, "/some/kernel", got.Kernel.Reference)
 	require.Equal(t, got.Virtualization, got.VirtualizationHelp == "")
 	require.Equal(t, got.Home+"\n", do("info", "--format", "{{.Home}}").stdout)

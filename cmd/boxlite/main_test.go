@@ -207,3 +207,15 @@ func TestUnits(t *testing.T) {
 		require.Equal(t, want, size(n))
 	}
 }
+
+// TestProbe is the doctor for scripts, which says nothing of a host that can run boxes.
+func TestProbe(t *testing.T) {
+	r := output(t, "doctor", "--probe")
+	if r.code == 0 {
+		require.Equal(t, result{}, r)
+		return
+	}
+	require.Equal(t, exitSome, r.code)
+	require.Empty(t, r.stdout)
+	require.Regexp(t, "^boxlite: this host cannot run boxes: .+\n$", r.stderr)
+}

@@ -9,9 +9,9 @@ func renameCommand(g *globalOptions) *cobra.Command {
 	return &cobra.Command{
 		Use:   "rename BOX NAME",
 		Short: "Give a box another name",
-		Long: `Gives a box, named by id, by the beginning of an id, or by name, another name.
-It may run; its host name inside changes when it starts next. A name that
-another box has is refused.`,
+		Long: `Gives a box, named by id, by its first 4 characters or more, or by name, another
+name. It may run; its host name inside changes when it starts next. A name that
+another box has is refused, and so is the beginning of another box's id.`,
 		Example: `  boxlite rename web old-web`,
 		Args:    cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
