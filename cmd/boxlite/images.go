@@ -49,10 +49,10 @@ that was interrupted goes on where it ended. Prints the image's digest.`,
 			if errors.Is(err, oci.ErrReference) { // that is no name, whatever there is
 				return &exitError{exitFailed, plain(called(cmd), err)}
 			} else if err != nil {
-				return plain(called(cmd), err)
+				return err
 			}
 			if _, err := store.Rootfs(cmd.Context(), img, o.Progress); err != nil {
-				return plain(called(cmd), err)
+				return err
 			}
 			done()
 			say(img.Digest)
