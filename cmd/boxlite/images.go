@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"path"
 	"strconv"
@@ -31,6 +30,9 @@ that was interrupted goes on where it ended. Prints the image's digest.`,
 			if args[0] == "" {
 				return fmt.Errorf("%s: the image's name is empty", called(cmd))
 			}
+			if err := oci.CheckReference(args[0]); err != nil {
+				return plain(called(cmd), err)
+			}
 			o := oci.PullOptions{Policy: oci.PullAlways, Progress: g.progress()}
 			var err error
 			if o.Platform, err = parsePlatform(called(cmd), platform); err != nil {
@@ -46,9 +48,7 @@ that was interrupted goes on where it ended. Prints the image's digest.`,
 				return err
 			}
 			img, err := store.Pull(cmd.Context(), args[0], o)
-			if errors.Is(err, oci.ErrReference) { // that is no name, whatever there is
-				return &exitError{exitFailed, plain(called(cmd), err)}
-			} else if err != nil {
+			if err != nil {
 				return err
 			}
 			if _, err := store.Rootfs(cmd.Context(), img, o.Progress); err != nil {

@@ -219,3 +219,11 @@ func TestProbe(t *testing.T) {
 	require.Empty(t, r.stdout)
 	require.Regexp(t, "^boxlite: this host cannot run boxes: .+\n$", r.stderr)
 }
+
+// TestNoHome has nothing that says where boxes are.
+func TestNoHome(t *testing.T) {
+	t.Setenv("HOME", "")
+	t.Setenv("BOXLITE_HOME", "")
+	require.Equal(t, result{"", "boxlite: no home directory: choose a folder with --home or BOXLITE_HOME\n", exitFailed}, output(t, "ls"))
+	require.Zero(t, output(t, "--home", t.TempDir(), "ls").code)
+}
