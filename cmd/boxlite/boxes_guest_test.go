@@ -60,7 +60,7 @@ func TestGuestStopKillRestart(t *testing.T) {
 	require.Equal(t, exitSome, r.code)
 	require.Contains(t, r.stderr, "removed when it stops")
 
-	none := "boxlite: no box has the id or name \"gone\"\n"
+	none := "boxlite: no box has the id or name \"gone\": boxlite ls -a lists them\n"
 	require.Equal(t, result{"one\ntwo\n", none, exitSome}, call("stop", "-t", "60", "one", "gone", "two"))
 	require.Regexp(t, `^stopped \(3\) .* ago `, status("one"))
 	require.Empty(t, status("two"), "it was made with --rm")

@@ -165,7 +165,7 @@ func TestInspect(t *testing.T) {
 	do, ids := madeBoxes(t)
 	r := do("inspect", "db", "gone", ids["web"][:25], "lost") // ids of one millisecond begin alike
 	require.Equal(t, exitSome, r.code)
-	require.Equal(t, "boxlite: no box has the id or name \"gone\"\nboxlite: no box has the id or name \"lost\"\n", r.stderr)
+	require.Equal(t, "boxlite: no box has the id or name \"gone\": boxlite ls -a lists them\nboxlite: no box has the id or name \"lost\": boxlite ls -a lists them\n", r.stderr)
 	var got []inspected
 	require.NoError(t, json.Unmarshal([]byte(r.stdout), &got))
 	require.Len(t, got, 2)
@@ -174,7 +174,7 @@ func TestInspect(t *testing.T) {
 	require.Equal(t, "<1>", got[1].Options.Env[0].Value)
 	require.Equal(t, "nginx:1.27", got[1].Options.Rootfs.Image)
 	require.Contains(t, r.stdout, "<1>", "text is not escaped for web pages")
-	require.Equal(t, result{"[]\n", "boxlite: no box has the id or name \"gone\"\n", exitSome}, do("inspect", "gone"))
+	require.Equal(t, result{"[]\n", "boxlite: no box has the id or name \"gone\": boxlite ls -a lists them\n", exitSome}, do("inspect", "gone"))
 	require.Equal(t, result{"configured db\nconfigured web\n", "", 0}, do("inspect", "-f", "{{.Status}} {{.Name}}", "db", "web"))
 	require.Equal(t, 2, strings.Count(do("inspect", "-f", "json", "db", "web").stdout, "\n"))
 	require.Equal(t, exitFailed, do("inspect", "-f", "{{.Nothing}}", "db").code)
@@ -183,7 +183,7 @@ func TestInspect(t *testing.T) {
 // TestManyBoxes looks at commands on several boxes of which some fail.
 func TestManyBoxes(t *testing.T) {
 	do, ids := madeBoxes(t)
-	none := "boxlite: no box has the id or name \"gone\"\n"
+	none := "boxlite: no box has the id or name \"gone\": boxlite ls -a lists them\n"
 	require.Equal(t, result{"db\nweb\n", none, exitSome}, do("stop", "db", "gone", "web"), "stopping what does not run is no failure")
 	r := do("kill", "db", "gone")
 	require.Equal(t, exitSome, r.code)
@@ -246,6 +246,7 @@ func TestInfo(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(r.stdout), &got))
 	require.Equal(t, 3, got.Boxes)
 	require.Equal(t, 0, got.BoxesRunning)
+	require.Equal(t, 0, got.BoxesStopped, "none was started yet")
 	require.Equal(t, "/some/kernel", got.Kernel.Reference)
 	require.Equal(t, got.Virtualization, got.VirtualizationHelp == "")
 	require.Equal(t, got.Home+"\n", do("info", "--format", "{{.Home}}").stdout)
@@ -368,7 +369,7 @@ func TestMissingBox(t *testing.T) {
 	} {
 		r := do(strings.Fields(args)...)
 		require.Equal(t, exitSome, r.code, args)
-		require.Equal(t, "boxlite: no box has the id or name \"gone\"\n", r.stderr, args)
+		require.Equal(t, "boxlite: no box has the id or name \"gone\": boxlite ls -a lists them\n", r.stderr, args)
 		require.Empty(t, strings.Trim(r.stdout, "[]\n"), args)
 	}
 }
@@ -398,6 +399,7 @@ func TestFormatIsChecked(t *testing.T) {
 			"{{.Nope": "want table, json or a Go template", "{{nope}}": `function "nope" not defined`, "{{.Nope}}": "there is no field .Nope",
 			"table {{.Nope}}": "there is no field .Nope", "{{if .Nope}}{{end}}": "there is no field .Nope", "{{json .Nope}}": "there is no field .Nope", "{{range .X}}{{.Y}}{{end}}": "there is no field .X",
 			"{{$.Nope}}": "there is no field .Nope", "{{with .Nope}}{{end}}": "there is no field .Nope", "{{len (print .Nope)}}": "there is no field .Nope",
+			"JSON": `--format "JSON": did you mean json? want`, "x": `--format "x": want`, "table x": "or a Go template",
 		} {
 			r := do(append(strings.Fields(command), "--format", template)...)
 			require.Equal(t, exitFailed, r.code, "%s %s", command, template)
@@ -405,7 +407,7 @@ func TestFormatIsChecked(t *testing.T) {
 			require.Equal(t, 1, strings.Count(r.stderr, "\n"), r.stderr)
 		}
 	}
-	for _, good := range []string{"", "json", "table", "{{.Name}} {{.Labels.tier}} {{range $k, $v := .Labels}}{{$k}}={{$v}}{{end}}", "{{.CreatedAt.Unix}}", "{{with .Name}}{{.}}{{end}}", "{{.Status.IsRunning}}", "{{/**/}}", "x"} {
+	for _, good := range []string{"", "json", "table", "{{.Name}} {{.Labels.tier}} {{range $k, $v := .Labels}}{{$k}}={{$v}}{{end}}", "{{.CreatedAt.Unix}}", "{{with .Name}}{{.}}{{end}}", "{{.Status.IsRunning}}", "{{/**/}}", "x{{.ID}}", "{{range .Mounts}}{{.Name}}{{$.ID}}{{end}}"} {
 		r := do("ls", "--format", good)
 		require.Zero(t, r.code, "%s: %s", good, r.stderr)
 	}
@@ -485,4 +487,18 @@ func TestKernelsAreCounted(t *testing.T) {
 		require.NoError(t, os.Chtimes(filepath.Join(dir, name), at, at))
 	}
 	require.Regexp(t, `^3 2 \d+ \d+$`, row(), "initramfs belongs to a kernel")
+}
+
+// TestNameOfAnId has names that would hide another box from who calls it by its id.
+func TestNameOfAnId(t *testing.T) {
+	do, ids := madeBoxes(t)
+	whole := ids["db"]
+	for _, name := range []string{whole, strings.ToLower(whole)[:25]} {
+		want := `name "` + name + `" is the beginning of the id of box db: choose another` + "\n"
+		require.Equal(t, result{"", "boxlite: " + want, exitFailed}, do("create", "--name", name, "--rootfs", "internal", "true"))
+		require.Equal(t, result{"", "boxlite: " + want, exitSome}, do("rename", "web", name))
+	}
+	require.Zero(t, do("rename", "web", whole[:3]).code, "nobody calls a box by so little of its id")
+	require.Zero(t, do("rename", "web-2", "0000").code, "no id begins like that")
+	require.Zero(t, do("rename", "db", whole).code, "it hides nothing but itself")
 }

@@ -3,7 +3,10 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path"
+	"slices"
 	"strings"
 
 	"github.com/anthropics/boxlite/pkg/runtime"
@@ -33,6 +36,14 @@ func (o *commandFlags) add(c *cobra.Command) {
 func (o *commandFlags) check(what string) error {
 	if o.tty && o.interactive && !isTerminal(os.Stdin) {
 		return fmt.Errorf("%s: -it needs a terminal as standard input; leave -t out in a pipe", what)
+	}
+	return nil
+}
+
+// checkWorkdir refuses a folder that no box can tell from another.
+func (o *commandFlags) checkWorkdir(what string) error {
+	if o.workdir != "" && !strings.HasPrefix(o.workdir, "/") {
+		return fmt.Errorf("%s: -w %q: want an absolute path, such as %s", what, o.workdir, path.Join("/", o.workdir))
 	}
 	return nil
 }
@@ -86,16 +97,17 @@ func (o *boxFlags) options(c *cobra.Command, args []string) (runtime.BoxOptions,
 			args = args[1:] // from habit; no program is called that
 		}
 	} else {
+		if err := checkRootfs(o.rootfs, args); err != nil {
+			return none, fmt.Errorf("%s: %w", what, err)
+		}
 		o.root = runtime.RootfsPath(o.rootfs)
 	}
 	o.command = args
-	for _, n := range []struct {
-		flag string
-		zero bool
-	}{{"cpus", o.cpus == 0}, {"memory", o.memory == 0}, {"disk-size", o.disk == 0 && c.Flags().Changed("disk-size")}} {
-		if n.zero {
-			return none, fmt.Errorf("%s: --%s 0: a box needs at least one", what, n.flag)
-		}
+	if err := o.checkSizes(c); err != nil {
+		return none, err
+	}
+	if err := o.checkWorkdir(what); err != nil {
+		return none, err
 	}
 	env, err := parseEnv(what, o.env)
 	if err != nil {
@@ -128,6 +140,42 @@ func (o *boxFlags) options(c *cobra.Command, args []string) (runtime.BoxOptions,
 		CPUs: o.cpus, MemoryMiB: o.memory, DiskSizeGB: o.disk, Rootfs: o.root, Env: env, Labels: labels,
 		WorkingDir: o.workdir, User: o.user, KeepOnStop: !o.remove, Main: main,
 	}, nil
+}
+
+// checkSizes refuses what no box can have, in the units that the flags have.
+func (o *boxFlags) checkSizes(c *cobra.Command) error {
+	if o.cpus < 1 || o.cpus > runtime.MaxCPUs {
+		return fmt.Errorf("%s: --cpus %d: choose 1 to %d", c.Name(), o.cpus, runtime.MaxCPUs)
+	}
+	for _, f := range []struct {
+		name        string
+		least, most int
+	}{{"memory", runtime.MinMemoryMiB, runtime.MaxMemoryMiB}, {"disk-size", 1, runtime.MaxDiskSizeGB}} {
+		if size, ok := c.Flag(f.name).Value.(*sizeFlag); ok {
+			if err := size.check(f.least, f.most); err != nil {
+				return fmt.Errorf("%s: --%s %w", c.Name(), f.name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// imageKinds are what only the name of an image begins with.
+var imageKinds = []string{"oci:", "oci-archive:", "docker-archive:"}
+
+// checkRootfs looks at a --rootfs, and at what there is where an image would be.
+func checkRootfs(folder string, args []string) error {
+	if len(args) > 0 && slices.ContainsFunc(imageKinds, func(k string) bool { return strings.HasPrefix(args[0], k) }) {
+		return errors.New("--rootfs and an image: leave one of them out")
+	}
+	switch fi, err := os.Stat(folder); {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("--rootfs %s: there is no such folder", folder)
+	case err != nil: // whoever reads it says why not
+	case !fi.IsDir():
+		return fmt.Errorf("--rootfs %s: it is not a folder; give an archive as an image", folder)
+	}
+	return nil
 }
 
 // checkArgs refuses what no program can be given.

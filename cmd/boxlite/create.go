@@ -31,7 +31,7 @@ boxlite start starts it.`,
 					return interrupted(boot, nameTaken(boot, rt, "create", o.name, err))
 				}
 				if err := box.Pull(boot); err != nil {
-					return errors.Join(interrupted(boot, err), rt.RemoveWith(cmd.Context(), string(box.ID()), runtime.RemoveOptions{Force: true, Volumes: true}))
+					return errors.Join(interrupted(boot, err), rt.RemoveWith(cmd.Context(), string(box.ID()), runtime.RemoveOptions{Force: true, Volumes: true, MadeVolumes: true}))
 				}
 				say(box.ID())
 				return nil

@@ -36,7 +36,7 @@ is 0 when boxes can run and 1 when they cannot.`,
 			}
 			if !r.Usable {
 				if probe {
-					return &exitError{code: 1}
+					return &exitError{code: 1, err: errors.New("this host cannot run boxes: boxlite doctor says why")}
 				}
 				return &exitError{code: 1, err: errors.New("this host cannot run boxes")}
 			}

@@ -43,6 +43,9 @@ join it again.`,
 			if err := checkArgs("exec", args); err != nil {
 				return err
 			}
+			if err := o.checkWorkdir("exec"); err != nil {
+				return err
+			}
 			if !detach {
 				if err := o.check("exec"); err != nil {
 					return err

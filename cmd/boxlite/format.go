@@ -66,12 +66,26 @@ func (f format) parse() (*template.Template, error) {
 	t, err := template.New("format").Funcs(template.FuncMap{
 		"json": func(v any) (string, error) { b, err := json.Marshal(v); return string(b), err },
 		"join": func(list []string, sep string) string { return strings.Join(list, sep) },
-	}).Option("missingkey=error").Parse(unescape(string(f)))
+	}).Option("missingkey=zero").Parse(unescape(string(f))) // a label that a box does not have is empty
 	if err != nil {
-		return nil, fmt.Errorf("--format: want table, json or a Go template: %w", err)
+		return nil, &formatError{fmt.Errorf("want table, json or a Go template: %w", err)}
 	}
 	return t, nil
 }
+
+// formatError is of a --format that is wrong, which for some is seen only when there is
+// something to show.
+type formatError struct{ err error }
+
+func (e *formatError) Error() string {
+	text := e.err.Error()
+	if _, what, ok := strings.Cut(text, `: executing "format" at `); ok {
+		text = "at " + what // where in Go's library it went wrong is of no use here
+	}
+	return "--format: " + text
+}
+
+func (e *formatError) Unwrap() error { return e.err }
 
 // each runs the template for n things, a line each.
 func (f format) each(w io.Writer, n int, thing func(int) any) error {
@@ -82,7 +96,7 @@ func (f format) each(w io.Writer, n int, thing func(int) any) error {
 	for i := range n {
 		var line strings.Builder
 		if err := t.Execute(&line, thing(i)); err != nil {
-			return fmt.Errorf("--format: %w", err)
+			return &formatError{err}
 		}
 		if _, err := fmt.Fprintln(w, strings.TrimSuffix(line.String(), "\n")); err != nil {
 			return err

@@ -34,6 +34,9 @@ func (g *globalOptions) add(c *cobra.Command) {
 // open opens the runtime. done ends the progress display, if one was shown; it
 // may be called more than once.
 func (g *globalOptions) open() (rt *runtime.Runtime, done func(), err error) {
+	if _, err := os.UserHomeDir(); err != nil && g.home == "" && os.Getenv("BOXLITE_HOME") == "" {
+		return nil, nil, errors.New("no home directory: choose a folder with --home or BOXLITE_HOME")
+	}
 	o := runtime.Options{HomeDir: g.home, ImageRegistries: g.registries, Progress: g.progress()}
 	if g.debug {
 		o.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))

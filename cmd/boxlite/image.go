@@ -58,7 +58,7 @@ func inspectImageCommand(g *globalOptions) *cobra.Command {
 				images := []imageDetails{}
 				for _, a := range args {
 					found, err := store.Find(cmd.Context(), a)
-					failed.add(err)
+					failed.add(plain(called(cmd), err))
 					images = mergeNames(images, found)
 				}
 				if f != "" && f != "json" {
@@ -113,7 +113,7 @@ all that is in them: a saved image has the same files, but other digests.`,
 				// An interrupt must not leave half an archive.
 				ctx, cancel := signal.NotifyContext(cmd.Context(), unix.SIGINT, unix.SIGTERM)
 				defer cancel()
-				err = writeOutput(called(cmd), output, func(w io.Writer) error { return store.Save(ctx, w, args, o) })
+				err = writeOutput(called(cmd), output, func(w io.Writer) error { return plain(called(cmd), store.Save(ctx, w, args, o)) })
 				return interrupted(ctx, err)
 			})
 		},
@@ -121,7 +121,7 @@ all that is in them: a saved image has the same files, but other digests.`,
 	c.Flags().StringVarP(&output, "output", "o", "", "file to write (default: standard output)")
 	c.Flags().StringVar(&form, "format", oci.FormatOCI, oci.FormatOCI+" or "+oci.FormatDocker)
 	_ = c.RegisterFlagCompletionFunc("format", fixed(oci.FormatOCI, oci.FormatDocker))
-	c.Flags().StringVar(&platform, "platform", "", "platform of an image that was pulled for several (default: this host's)")
+	c.Flags().StringVar(&platform, "platform", "", "platform of the image, as linux/arm64 (default: this host's of an image that was pulled for several, else the only one)")
 	return c
 }
 
@@ -176,7 +176,10 @@ or its digest where the archive gives it no name.`,
 			if input != "" && input != "-" {
 				var err error
 				if in, err = os.Open(input); err != nil {
-					return fmt.Errorf("%s: %w", called(cmd), err)
+					if e := (*os.PathError)(nil); errors.As(err, &e) {
+						err = e.Err // its name is ours
+					}
+					return &exitError{exitSome, fmt.Errorf("%s: %s: %w", called(cmd), input, err)}
 				}
 				defer in.Close()
 				if fi, err := in.Stat(); err == nil && fi.IsDir() {
@@ -207,7 +210,7 @@ or its digest where the archive gives it no name.`,
 					if in != os.Stdin {
 						from = input
 					}
-					return fmt.Errorf("%s: %s: %w", called(cmd), from, err)
+					return plain(called(cmd)+": "+from, err)
 				}
 				return nil
 			})

@@ -240,6 +240,10 @@ func TestImageCommands(t *testing.T) {
 	require.Equal(t, string(saved), piped)
 	require.Contains(t, refusedWith(t, exitSome, home, "image", "save", "-o", filepath.Join(dir, "b.tar"), "nope"), "nope")
 	require.Contains(t, refused(t, home, "image", "save", "--format", "zip", one), "oci-archive or docker-archive")
+	require.Equal(t, "boxlite: save: "+one+": image is not available for linux/s390x, only for "+oci.DefaultPlatform().String()+"\n",
+		refusedWith(t, exitSome, home, "save", "--platform", "linux/s390x", "-o", filepath.Join(dir, "b.tar"), one))
+	require.Equal(t, "boxlite: image inspect: oci:/nope: no such image in the image store; `boxlite images` lists what is there\n",
+		refusedWith(t, exitSome, home, "image", "inspect", "oci:/nope"))
 	left, err := os.ReadDir(dir)
 	require.NoError(t, err)
 	require.Len(t, left, 1, "a failed save leaves nothing")

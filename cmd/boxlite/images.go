@@ -30,6 +30,9 @@ that was interrupted goes on where it ended. Prints the image's digest.`,
 			if args[0] == "" {
 				return fmt.Errorf("%s: the image's name is empty", called(cmd))
 			}
+			if err := oci.CheckReference(args[0]); err != nil {
+				return plain(called(cmd), err)
+			}
 			o := oci.PullOptions{Policy: oci.PullAlways, Progress: g.progress()}
 			var err error
 			if o.Platform, err = parsePlatform(called(cmd), platform); err != nil {

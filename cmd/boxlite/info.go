@@ -22,7 +22,7 @@ type hostInfo struct {
 	VirtualizationHelp string              // why not, and what to do; empty if they can
 	Boxes              int
 	BoxesRunning       int
-	BoxesStopped       int // ones that were never started, too
+	BoxesStopped       int // without those that were never started
 	Images             int
 }
 
@@ -73,9 +73,10 @@ func collectInfo(ctx context.Context, rt *runtime.Runtime) (*hostInfo, error) {
 	}
 	i.Boxes = len(boxes)
 	for _, b := range boxes {
-		if b.Status.IsActive() {
+		switch {
+		case b.Status.IsActive():
 			i.BoxesRunning++
-		} else {
+		case b.Status != runtime.StatusConfigured:
 			i.BoxesStopped++
 		}
 	}

@@ -22,8 +22,8 @@ func inspectCommand(g *globalOptions) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "inspect [flags] BOX...",
 		Short: "Show all that is known of boxes",
-		Long: `Shows boxes, named by id, by the beginning of an id, or by name, as a JSON array:
-status, times, and the options each was made with, and the exit code of its
+		Long: `Shows boxes, named by id, by its first 4 characters or more, or by name, as a
+JSON array: status, times, and the options each was made with, and the exit code of its
 command, 128+n when signal n ended it. With --format each box is a line of JSON,
 or goes through a Go template with the same fields. Boxes that are not there are
 told of on standard error, and the exit code is 1 then.`,

@@ -54,8 +54,11 @@ func exitCode(err error) int {
 	}
 	code := exitFailed
 	var exit *exitError
-	if errors.As(err, &exit) {
+	switch {
+	case errors.As(err, &exit):
 		code, err = exit.code, exit.err
+	case errors.As(err, new(*stdoutError)): // what was asked for is done
+		code = exitSome
 	}
 	warn(err)
 	return code
@@ -76,7 +79,13 @@ func chooseCodes(c *cobra.Command, g *globalOptions) {
 	c.RunE = func(c *cobra.Command, args []string) error {
 		err := run(c, args)
 		var exit *exitError
-		if err == nil || !g.opened || errors.As(err, &exit) || errors.As(err, new(*stdoutError)) {
+		var wrong *formatError
+		switch {
+		case err == nil, errors.As(err, &exit), errors.As(err, new(*stdoutError)):
+			return err
+		case errors.As(err, &wrong):
+			return fmt.Errorf("%s%w", prefix(c), wrong)
+		case !g.opened:
 			return err
 		}
 		return &exitError{exitSome, err}
@@ -92,8 +101,9 @@ func root() *cobra.Command {
 binary, no daemon, no root.
 
 Exit codes are docker's: 0 when all was done; 1 when something that was asked for
-could not be done, as with a box that is not there; 125 when the command line is
-wrong, or the home directory cannot be opened. What boxlite run, start -a, attach
+could not be done, as with a box that is not there, or that its output could not
+be written; 125 when the command line is wrong, or the home directory cannot be
+opened. What boxlite run, start -a, attach
 and exec end with is the code of the command in the box, 128+n when signal n ended
 it, 127 and 126 when it could not be found or executed; boxlite run and create
 have 125 where others have 1.`,

@@ -73,7 +73,7 @@ func TestWrongInputs(t *testing.T) {
 	// The command line itself is right: what it is about is not there, or refuses.
 	later := []string{
 		"attach no such box", "logs no such box", "exec no such box", "cp no such box", "top no such box", "stats no such box",
-		"bad reference", "missing layout", "archive is a file", "registry down", "remove no such image", "save no such image", "save to nowhere", "save onto a folder", "load text", "inspect no such image",
+		"load from nowhere", "missing layout", "archive is a file", "registry down", "remove no such image", "save no such image", "save to nowhere", "save onto a folder", "load text", "inspect no such image",
 	}
 	for name, c := range map[string]struct {
 		args []string
@@ -97,25 +97,41 @@ func TestWrongInputs(t *testing.T) {
 		"remove no such image":  {[]string{"rmi", "nope"}, "no such image"},
 		"save no such image":    {[]string{"image", "save", "-o", filepath.Join(home, "o"), "nope"}, "nope"},
 		"inspect no such image": {[]string{"image", "inspect", "nope"}, "nope"},
-		"load from nowhere":     {[]string{"image", "load", "-i", filepath.Join(home, "none")}, "none: no such file"},
+		"load from nowhere":     {[]string{"image", "load", "-i", filepath.Join(home, "none")}, "load: " + filepath.Join(home, "none") + ": no such file or directory\n"},
 		"filter of images":      {[]string{"images", "--filter", "dangling=perhaps"}, "want true or false"},
 		"kill with what":        {[]string{"kill", "-s", "NOPE", "x"}, "NOPE"},
 		"cp one":                {[]string{"cp", "x"}, "cp: too few arguments: boxlite cp [flags] BOX:SRC DEST|-, or boxlite cp [flags] SRC|- BOX:DEST"},
 		"exec empty command":    {[]string{"exec", "x", ""}, "the command is empty: boxlite exec BOX COMMAND"},
 		"save to nowhere":       {[]string{"save", "-o", filepath.Join(home, "none", "o"), "nope"}, "cannot make a file in " + filepath.Join(home, "none") + ": no such file"},
-		"load text":             {[]string{"load", "-i", file}, "load: " + file + ": oci: loading images: not a tar archive"},
+		"load text":             {[]string{"load", "-i", file}, "load: " + file + ": not a tar archive"},
 		"images of what":        {[]string{"images", "a["}, `"reference=a[": not a pattern`},
 		"rename one":            {[]string{"rename", "x"}, "too few arguments"},
 		"no image":              {[]string{"run"}, "no image given"},
 		"image without a name":  {[]string{"run", "", "true"}, "the image's name is empty"},
 		"0 CPUs":                {[]string{"run", "--cpus", "0", "x"}, "--cpus 0"},
-		"1000 CPUs":             {[]string{"run", "--cpus", "1000", "x"}, "1000 CPUs: choose 1 to"},
+		"1000 CPUs":             {[]string{"run", "--cpus", "1000", "x"}, "run: --cpus 1000: choose 1 to 64"},
 		"CPUs not a number":     {[]string{"run", "--cpus", "two", "x"}, `"two"`},
-		"1 MiB":                 {[]string{"run", "--memory", "1", "x"}, "1 MiB of memory: choose"},
-		"1 TiB":                 {[]string{"run", "--memory", "1048576", "x"}, "1048576 MiB of memory: choose"},
+		"1 MiB":                 {[]string{"run", "--memory", "1", "x"}, "run: --memory 1: choose 64m to 511g"},
+		"1 TiB":                 {[]string{"run", "--memory", "1048576", "x"}, "run: --memory 1048576: choose 64m to 511g"},
 		"bad name":              {[]string{"run", "--name", "a/b", "x"}, `name "a/b"`},
 		"bad variable":          {[]string{"run", "-e", "=x", "x"}, `-e "=x"`},
-		"relative directory":    {[]string{"run", "-w", "tmp", "x"}, `"tmp" is not absolute`},
+		"relative directory":    {[]string{"run", "-w", "tmp", "x"}, `run: -w "tmp": want an absolute path, such as /tmp` + "\n"},
+		"exec's directory":      {[]string{"exec", "-w", "a/b", "x", "true"}, `exec: -w "a/b": want an absolute path, such as /a/b` + "\n"},
+		"no memory":             {[]string{"create", "-m", "0", "x"}, "create: --memory 0: choose 64m to 511g\n"},
+		"no disk":               {[]string{"create", "--disk-size", "0", "x"}, "create: --disk-size 0: choose 1g to 16t\n"},
+		"huge disk":             {[]string{"create", "--disk-size", "100000t", "x"}, "create: --disk-size 100000t: choose 1g to 16t\n"},
+		"rootfs and image":      {[]string{"create", "--rootfs", home, "oci:./x"}, "create: --rootfs and an image: leave one of them out\n"},
+		"no rootfs":             {[]string{"create", "--rootfs", "./nope"}, "create: --rootfs ./nope: there is no such folder\n"},
+		"volume's form":         {[]string{"create", "-v", "relative", "x"}, `create: -v "relative": want HOST:PATH, NAME:PATH or /PATH` + "\n"},
+		"volume's colons":       {[]string{"create", "-v", "./a:b:/x", "x"}, "a path with a colon in it can be given with --mount\n"},
+		"volume over the root":  {[]string{"create", "-v", ".:/", "x"}, "over the box's root: --rootfs gives it another\n"},
+		"mount over the root":   {[]string{"create", "--mount", "type=bind,src=.,dst=//", "x"}, "over the box's root: --rootfs gives it another\n"},
+		"tmpfs over the root":   {[]string{"create", "--tmpfs", "/:size=1m", "x"}, "over the box's root: --rootfs gives it another\n"},
+		"tmpfs's comma":         {[]string{"create", "--tmpfs", "/x,size=1m", "x"}, `create: --tmpfs "/x,size=1m": want PATH[:size=`},
+		"nocopy of a folder":    {[]string{"create", "-v", ".:/x:nocopy", "x"}, "nocopy is for volumes of the home"},
+		"pull capitals":         {[]string{"pull", "FOO"}, `pull: "FOO" is not an image reference`},
+		"name of a volume":      {[]string{"volume", "create", "a b"}, `volume create: volume name "a b": use letters`},
+		"rename to what":        {[]string{"rename", "x", "bad name"}, `rename: name "bad name": use letters`},
 		"empty command":         {[]string{"run", "x", ""}, "the command is empty"},
 		"terminal in a pipe":    {[]string{"run", "-it", "x"}, "-it needs a terminal"},
 		"bad label":             {[]string{"run", "-l", "=x", "x"}, `--label "=x"`},
@@ -190,4 +206,24 @@ func TestUnits(t *testing.T) {
 	for n, want := range map[int64]string{0: "0 B", 999: "999 B", 1000: "1.0 kB", 1_550_000: "1.6 MB", 2e12: "2.0 TB", 5e16: "50000.0 TB"} {
 		require.Equal(t, want, size(n))
 	}
+}
+
+// TestProbe is the doctor for scripts, which says nothing of a host that can run boxes.
+func TestProbe(t *testing.T) {
+	r := output(t, "doctor", "--probe")
+	if r.code == 0 {
+		require.Equal(t, result{}, r)
+		return
+	}
+	require.Equal(t, exitSome, r.code)
+	require.Empty(t, r.stdout)
+	require.Regexp(t, "^boxlite: this host cannot run boxes: .+\n$", r.stderr)
+}
+
+// TestNoHome has nothing that says where boxes are.
+func TestNoHome(t *testing.T) {
+	t.Setenv("HOME", "")
+	t.Setenv("BOXLITE_HOME", "")
+	require.Equal(t, result{"", "boxlite: no home directory: choose a folder with --home or BOXLITE_HOME\n", exitFailed}, output(t, "ls"))
+	require.Zero(t, output(t, "--home", t.TempDir(), "ls").code)
 }

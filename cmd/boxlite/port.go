@@ -1,11 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/anthropics/boxlite/pkg/runtime"
 	"github.com/spf13/cobra"
@@ -14,20 +17,29 @@ import (
 func portCommand(g *globalOptions) *cobra.Command {
 	var f format
 	c := &cobra.Command{
-		Use:   "port [flags] BOX",
+		Use:   "port [flags] BOX [PORT[/tcp|/udp]]",
 		Short: "List, add and remove ports of a running box",
 		Long: `Ports of this machine that lead to ports of a box. Those given with -p are
 there whenever the box runs; those added here, until it stops. With a box alone
-it lists them, as boxlite port ls does.`,
+it lists them, as boxlite port ls does; with a port of the box, only the addresses
+here that lead to that.`,
 		Example: `  boxlite port web
+  boxlite port web 80
   boxlite port add web 8080:80
   boxlite port rm web 8080:80`,
-		Args: cobra.MaximumNArgs(1),
+		Args: cobra.MaximumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return cmd.Help()
 			}
-			return boxOrCommand(cmd, args[0], listPorts(cmd.Context(), g, args[0], f))
+			if len(args) == 1 {
+				return boxOrCommand(cmd, args[0], listPorts(cmd.Context(), g, args[0], f))
+			}
+			p, err := parseBoxPort(args[1])
+			if err != nil {
+				return fmt.Errorf("port: %w", err)
+			}
+			return boxOrCommand(cmd, args[0], showPort(cmd.Context(), g, args[0], p, f))
 		},
 	}
 	addFormat[runtime.PortSpec](c, &f, "", "{{.HostPort}} {{.GuestPort}}")
@@ -67,10 +79,51 @@ func listPorts(ctx context.Context, g *globalOptions, name string, f format) err
 		if err != nil {
 			return err
 		}
-		return list(&stdout, f, ports, []string{"HOST", "BOX"}, func(p runtime.PortSpec) []string {
-			return []string{hostAddress(p), fmt.Sprintf("%d/%s", p.GuestPort, p.Protocol)}
-		})
+		return list(&stdout, f, ports, []string{"HOST", "BOX"}, portCells)
 	})
+}
+
+// parseBoxPort reads a port of a box alone.
+func parseBoxPort(s string) (runtime.PortSpec, error) {
+	p, err := parsePort(s)
+	if strings.Contains(s, ":") {
+		return p, fmt.Errorf("%q: want PORT[/tcp|/udp]", s)
+	} else if number, _, _ := strings.Cut(s, "/"); err != nil && !isDigits(number) {
+		return p, fmt.Errorf("PORT %q: want PORT[/tcp|/udp]", s)
+	}
+	p.Protocol = cmp.Or(p.Protocol, runtime.PortTCP)
+	return p, err
+}
+
+// showPort prints the addresses of this machine that lead to one port of a box.
+func showPort(ctx context.Context, g *globalOptions, name string, want runtime.PortSpec, f format) error {
+	return onBox(ctx, g, name, func(ctx context.Context, box *runtime.LiteBox) error {
+		ports, err := box.Ports(ctx)
+		if err != nil {
+			return err
+		}
+		if ports = portsTo(ports, want); len(ports) == 0 {
+			return fmt.Errorf("port: nothing leads to port %d/%s of box %s: boxlite port %s lists what does", want.GuestPort, want.Protocol, name, name)
+		}
+		if f != "table" {
+			return list(&stdout, f, ports, []string{"HOST", "BOX"}, portCells)
+		}
+		for _, p := range ports {
+			say(hostAddress(p))
+		}
+		return nil
+	})
+}
+
+// portsTo are those that lead to the box's port of want.
+func portsTo(ports []runtime.PortSpec, want runtime.PortSpec) []runtime.PortSpec {
+	return slices.DeleteFunc(slices.Clone(ports), func(p runtime.PortSpec) bool {
+		return p.GuestPort != want.GuestPort || p.Protocol != want.Protocol
+	})
+}
+
+func portCells(p runtime.PortSpec) []string {
+	return []string{hostAddress(p), fmt.Sprintf("%d/%s", p.GuestPort, p.Protocol)}
 }
 
 func portAddCommand(g *globalOptions) *cobra.Command {

@@ -26,6 +26,9 @@ func TestGuestPortCommand(t *testing.T) {
 	second := strings.TrimSpace(r.stdout)
 	require.Regexp(t, `^HOST +BOX\n`+first+` +80/tcp\n`+second+` +53/udp\n$`, call("port", "web").stdout)
 	require.Equal(t, call("port", "ls", "web"), call("port", "web"))
+	require.Equal(t, result{first + "\n", "", 0}, call("port", "web", "80"))
+	require.Equal(t, result{second + "\n", "", 0}, call("port", "web", "53/udp"))
+	require.Equal(t, result{"", "boxlite: port: nothing leads to port 53/tcp of box web: boxlite port web lists what does\n", exitSome}, call("port", "web", "53"))
 
 	r = call("port", "add", "web", first+":81")
 	require.Equal(t, exitSome, r.code)

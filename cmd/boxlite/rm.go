@@ -13,8 +13,8 @@ func removeCommand(g *globalOptions) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "rm [flags] BOX...",
 		Short: "Remove boxes and their disks",
-		Long: `Removes boxes, named by id, by the beginning of an id, or by name, with their
-disks and logs, and prints what was removed. A running box is left alone unless
+		Long: `Removes boxes, named by id, by its first 4 characters or more, or by name, with
+their disks and logs, and prints what was removed. A running box is left alone unless
 -f kills it first; with -f a box that is not there is told of, but no failure.
 Folders of this machine and volumes with names of their own stay, whatever else
 goes; so do anonymous volumes without -v.

@@ -87,7 +87,7 @@ func run(ctx context.Context, g *globalOptions, o *runOptions, opts runtime.BoxO
 	var ran bool
 	defer func() {
 		if !ran { // a box that never ran its command is of no use to anybody
-			if rerr := rt.RemoveWith(ctx, string(box.ID()), runtime.RemoveOptions{Force: true, Volumes: true}); !errors.Is(rerr, runtime.ErrNotFound) {
+			if rerr := rt.RemoveWith(ctx, string(box.ID()), runtime.RemoveOptions{Force: true, Volumes: true, MadeVolumes: true}); !errors.Is(rerr, runtime.ErrNotFound) {
 				err = errors.Join(err, rerr)
 			}
 		}

@@ -169,7 +169,7 @@ func orElse(s, otherwise string) string {
 // warn tells of what does not change the outcome.
 func warn(err error) {
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "boxlite: %s\n", message(err.Error()))
+		fmt.Fprintf(os.Stderr, "boxlite: %s\n", message(withRemedy(err)))
 	}
 }
 

@@ -14,13 +14,14 @@ import (
 // own units is rounded up.
 type sizeFlag struct {
 	to   *int
-	unit byte // 'm' or 'g'
+	unit byte   // 'm' or 'g'
+	text string // as it was given, empty if it was not
 }
 
 // newSizeFlag also sets the default.
 func newSizeFlag(to *int, unit byte, value int) *sizeFlag {
 	*to = value
-	return &sizeFlag{to, unit}
+	return &sizeFlag{to: to, unit: unit}
 }
 
 // sizeShifts are the powers of two that the units' letters stand for.
@@ -44,8 +45,26 @@ func (f *sizeFlag) Set(s string) error {
 	if err != nil {
 		return err
 	}
-	*f.to = int(v)
+	*f.to, f.text = int(v), s
 	return nil
+}
+
+// check refuses what is not within least and most, or was given as nothing.
+func (f *sizeFlag) check(least, most int) error {
+	if f.text == "" || *f.to >= least && *f.to <= most {
+		return nil
+	}
+	return fmt.Errorf("%s: choose %s to %s", f.text, flagSize(least, f.unit), flagSize(most, f.unit))
+}
+
+// flagSize is a size as a flag takes it, in the largest unit that it is a multiple of.
+func flagSize(n int, unit byte) string {
+	for _, larger := range []byte{'g', 't'} {
+		if shift := sizeShifts[larger] - sizeShifts[unit]; shift > 0 && n>>10 > 0 && n&1023 == 0 {
+			n, unit = n>>10, larger
+		}
+	}
+	return strconv.Itoa(n) + string(unit)
 }
 
 // parseSize reads a size in whole units of own, which is the unit of a plain number,

@@ -39,7 +39,7 @@ func TestSizeErrors(t *testing.T) {
 	}
 	require.Contains(t, output(t, "run", "--disk-size", "big", "x").stderr, `--disk-size "big": want a size such as 512m, 1.5g or 2GiB, or a plain number of GiB`)
 	require.Contains(t, output(t, "run", "-m", "9999999t", "x").stderr, "want a smaller size")
-	require.Contains(t, output(t, "run", "-m", "1k", "x").stderr, "1 MiB of memory: choose", "it is given on")
+	require.Contains(t, output(t, "run", "-m", "1k", "x").stderr, "--memory 1k: choose 64m to", "as it was given")
 	require.Contains(t, output(t, "run", "-m", "0", "x").stderr, "--memory 0")
 	require.Contains(t, output(t, "run", "--disk-size", "0", "x").stderr, "--disk-size 0")
 }

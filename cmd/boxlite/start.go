@@ -14,8 +14,8 @@ func startCommand(g *globalOptions) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "start [flags] BOX...",
 		Short: "Start boxes that do not run",
-		Long: `Starts boxes, named by id, by the beginning of an id, or by name, and prints
-what was started. Each runs its command again, in the background. With -a the
+		Long: `Starts boxes, named by id, by its first 4 characters or more, or by name, and
+prints what was started. Each runs its command again, in the background. With -a the
 output of one box is shown, signals are passed on, and the exit code is the
 command's; the box goes on if boxlite itself is killed.`,
 		Example: `  boxlite start web db

@@ -37,8 +37,8 @@ func stopCommand(g *globalOptions) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "stop [flags] BOX...",
 		Short: "Stop running boxes",
-		Long: `Stops boxes, named by id, by the beginning of an id, or by name, and prints what
-was stopped. A box's command gets the image's stop signal and everything else in
+		Long: `Stops boxes, named by id, by its first 4 characters or more, or by name, and
+prints what was stopped. A box's command gets the image's stop signal and everything else in
 the box SIGTERM; what still runs after the timeout is killed. Disks are kept,
 except those of boxes that were made with --rm, which go with their boxes. A box
 that does not run is left as it is.`,

@@ -32,6 +32,9 @@ func explainFlag(c *cobra.Command, err error) error {
 	var number *strconv.NumError
 	var unknown *pflag.NotExistError
 	if errors.As(err, &unknown) {
+		if help := insteadOf(c, unknown); help != "" {
+			return errors.New(prefix(c) + help)
+		}
 		return fmt.Errorf("%s%w: %ssee %s --help", prefix(c), err, didYouMean(likeFlags(c.Flags(), unknown)), c.CommandPath())
 	}
 	if errors.As(err, &value) && value.GetFlag().Value.Type() == "size" {
@@ -95,6 +98,9 @@ func usageLine(c *cobra.Command) string { return strings.ReplaceAll(c.UseLine(),
 func unknownCommand(c *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
+	}
+	if err := noCommand(c, args[0]); err != nil {
+		return err
 	}
 	help := didYouMean(likeCommands(c, args[0]))
 	if help == "" && c.HasParent() && c.HasSubCommands() {

@@ -37,7 +37,16 @@ func TestWrongUsage(t *testing.T) {
 		"volume ls --nope":     "volume ls: unknown flag: --nope: see boxlite volume ls --help",
 		"volume create --labl": "volume create: unknown flag: --labl: did you mean --label? see boxlite volume create --help",
 		"port add web":         "port add: too few arguments: boxlite port add BOX [[IP:]HOSTPORT:]PORT[/tcp|/udp]",
-		"port web 80":          `port: "80" is one argument too many: boxlite port [flags] BOX`,
+		"port web 80 81":       `port: "81" is one argument too many: boxlite port [flags] BOX [PORT[/tcp|/udp]]`,
+		"port web http":        `port: PORT "http": want PORT[/tcp|/udp]`,
+		"port web 8080:80":     `port: "8080:80": want PORT[/tcp|/udp]`,
+		"port web 80/sctp":     `port: "80/sctp": there is no protocol "sctp": choose tcp or udp`,
+
+		"create --env-file x y": "create: there is no --env-file: give -e NAME=VALUE for each\n",
+		"run -P x":              "run: there is no -P: give -p PORT for each\n",
+		"run --restart=no x":    "run: there is no --restart: boxlite start starts a box again\n",
+		"ls --hostname x":       "ls: unknown flag: --hostname: see boxlite ls --help",
+		"container ls":          `there is no command "container": leave the word out: boxlite ls`,
 
 		"run --net none x":     "run: unknown flag: --net: did you mean --network? see boxlite run --help",
 		"run --memory-mb 5 x":  "run: unknown flag: --memory-mb: did you mean --memory? see boxlite run --help",

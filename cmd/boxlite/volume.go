@@ -52,7 +52,9 @@ made up. One that is there already is left as it is.`,
 			}
 			return g.do(func(rt *runtime.Runtime) error {
 				v, err := rt.CreateVolume(cmd.Context(), o)
-				if err != nil {
+				if errors.Is(err, runtime.ErrInvalidArgument) {
+					return &exitError{exitFailed, plain(called(cmd), err)}
+				} else if err != nil {
 					return err
 				}
 				say(v.Name)

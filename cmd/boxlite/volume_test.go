@@ -34,7 +34,7 @@ func TestVolumeCommands(t *testing.T) {
 	require.Equal(t, "data\n", ok("volume", "create", "data"), "it is there")
 	made := strings.TrimSpace(ok("volume", "create"))
 	require.Len(t, made, 64)
-	refused(exitSome, "use letters", "volume", "create", "a/b")
+	refused(exitFailed, "use letters", "volume", "create", "a/b")
 	refused(exitFailed, "is empty", "volume", "create", "")
 	refused(exitFailed, "one argument too many", "volume", "create", "a", "b")
 
@@ -62,14 +62,14 @@ func TestVolumeCommands(t *testing.T) {
 	require.Equal(t, filepath.Join(home, "volumes", "data", "data"), shown[0].Mountpoint)
 	require.Equal(t, map[string]string{"job": "x"}, shown[0].Labels)
 	require.Equal(t, shown[0].Mountpoint+"\n", ok("volume", "inspect", "-f", "{{.Mountpoint}}", "data"))
-	refused(exitSome, `there is no volume "gone"`, "volume", "inspect", "gone")
+	refused(exitSome, `there is no volume "gone": boxlite volume ls lists them`, "volume", "inspect", "gone")
 	require.Equal(t, "volume:/d:true bind:/h:false \n", ok("inspect", "-f", `{{range .Mounts}}{{.Type}}:{{.Destination}}:{{.RW}} {{end}}`, "web"))
 
 	require.NoError(t, os.WriteFile(filepath.Join(shown[0].Mountpoint, "f"), make([]byte, 8192), 0o644))
 	require.Regexp(t, `(?m)^Volumes +2 +1 +`, ok("system", "df"))
 	require.Regexp(t, `(?m)^data +.*kB +web$`, ok("system", "df", "-v"))
-	refused(exitSome, "volume is in use by web", "volume", "rm", "data")
-	refused(exitSome, `there is no volume "gone"`, "volume", "rm", "gone")
+	refused(exitSome, "boxlite: volume \"data\" is in use by web: remove that box first", "volume", "rm", "data")
+	refused(exitSome, `there is no volume "gone": boxlite volume ls lists them`, "volume", "rm", "gone")
 	require.Equal(t, "gone\n", ok("volume", "rm", "-f", "gone"))
 	refused(exitFailed, "add -f", "volume", "prune")
 	require.Regexp(t, "^Volume: "+made+"\nFreed: ", ok("volume", "prune", "-f"))
@@ -81,4 +81,21 @@ func TestVolumeCommands(t *testing.T) {
 
 	one := strings.TrimSpace(ok("volume", "create"))
 	require.Contains(t, ok("prune", "--volumes", "-f"), "Volume: "+one)
+}
+
+// TestFailedCreateLeavesNoVolume has boxes whose image is not to be had, or that this
+// host does not boot.
+func TestFailedCreateLeavesNoVolume(t *testing.T) {
+	home := t.TempDir()
+	must(t, home, "volume", "create", "there")
+	for _, args := range [][]string{
+		{"create", "-v", "leak:/x", "-v", "there:/y", "-v", "/z", "localhost:1/nope"},
+		{"run", "-v", "leak:/x", "-v", "there:/y", "localhost:1/nope"},
+		{"run", "--rm", "-v", "leak:/x", "-v", "there:/y", "localhost:1/nope"},
+		{"run", "-d", "-v", "leak:/x", "-v", "there:/y", "oci:/nope"},
+	} {
+		refused(t, home, args...)
+		require.Equal(t, "there\n", must(t, home, "volume", "ls", "-q"), args)
+		require.Empty(t, must(t, home, "ls", "-aq"), args)
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/csv"
 	"errors"
 	"fmt"
+	"path"
 	"strconv"
 	"strings"
 
@@ -60,14 +61,29 @@ func (o *volumeFlags) spec(what string) (volumes []runtime.VolumeSpec, tmpfs []r
 	return volumes, tmpfs, nil
 }
 
-var errVolumeForm = errors.New("want HOST:PATH[:ro], NAME:PATH[:ro], or PATH for a new volume")
+var (
+	errVolumeForm = errors.New("want HOST:PATH, NAME:PATH or /PATH")
+	errColons     = errors.New("too many colons: a path with a colon in it can be given with --mount")
+	errRoot       = errors.New("nothing can be mounted over the box's root: --rootfs gives it another")
+)
+
+// checkPlace refuses to mount over the root, in the words of this program's flags. The
+// runtime knows what else is no place.
+func checkPlace(guest string) error {
+	if strings.HasPrefix(guest, "/") && path.Clean(guest) == "/" {
+		return errRoot
+	}
+	return nil
+}
 
 // parseVolume reads a volume as docker's -v has it.
 func parseVolume(s string) (v runtime.VolumeSpec, err error) {
 	parts := strings.Split(s, ":")
 	switch len(parts) {
 	case 1:
-		v.GuestPath = parts[0]
+		if v.GuestPath = parts[0]; !strings.HasPrefix(v.GuestPath, "/") {
+			return v, errVolumeForm
+		}
 	case 2, 3:
 		if parts[0] == "" {
 			return v, errVolumeForm
@@ -77,12 +93,15 @@ func parseVolume(s string) (v runtime.VolumeSpec, err error) {
 			return v, err
 		}
 	default:
-		return v, errors.New("too many colons: a path with a colon in it can be given with --mount")
+		return v, errColons
 	}
 	if v.GuestPath == "" {
 		return v, errVolumeForm
 	}
 	if len(parts) == 3 {
+		if strings.HasPrefix(parts[2], "/") { // HOST has the other one
+			return v, errColons
+		}
 		chosen := choices{}
 		for _, option := range strings.Split(parts[2], ",") {
 			if err := volumeOption(&v, option, chosen); err != nil {
@@ -90,7 +109,10 @@ func parseVolume(s string) (v runtime.VolumeSpec, err error) {
 			}
 		}
 	}
-	return v, nil
+	if v.NoCopy && v.HostPath != "" {
+		return v, errors.New("nocopy is for volumes of the home, not for what lies on this machine: leave it out")
+	}
+	return v, checkPlace(v.GuestPath)
 }
 
 // setSource tells a path of this machine from the name of a volume, as docker does.
@@ -189,6 +211,9 @@ func parseMount(s string) (*runtime.VolumeSpec, *runtime.TmpfsSpec, error) {
 	if v.GuestPath == "" {
 		return nil, nil, errors.New("no path in the box: add dst=PATH")
 	}
+	if err := checkPlace(v.GuestPath); err != nil {
+		return nil, nil, err
+	}
 	switch kind {
 	case "bind":
 		if source == "" {
@@ -243,13 +268,13 @@ func flagValue(value string, given bool) (bool, error) {
 
 // parseTmpfs reads what docker's --tmpfs takes.
 func parseTmpfs(s string) (t runtime.TmpfsSpec, err error) {
-	path, options, given := strings.Cut(s, ":")
-	t.GuestPath = path
-	if path == "" {
+	place, options, given := strings.Cut(s, ":")
+	t.GuestPath = place
+	if first, _, more := strings.Cut(place, ","); first == "" || more { // a comma belongs to options
 		return t, errors.New("want PATH[:size=64m,mode=1777,exec,ro]")
 	}
-	if !given {
-		return t, nil
+	if err := checkPlace(place); err != nil || !given {
+		return t, err
 	}
 	chosen := choices{}
 	for _, option := range strings.Split(options, ",") {

@@ -75,6 +75,13 @@ func (t target) String() string {
 	return s
 }
 
+// CheckReference says what is wrong with a reference as it is written: an ErrReference.
+// Whether there is such an image Store.Pull finds out.
+func CheckReference(ref string) error {
+	_, err := parseReference(ref, nil, nil)
+	return err
+}
+
 // parseReference returns where to look for s, in order. Only a short registry
 // name has more than one place, one per search registry.
 func parseReference(s string, search []string, insecure func(host string) bool) ([]target, error) {

@@ -67,19 +67,22 @@ func (s *Store) remove(ctx context.Context, key string, o RemoveOptions) (Remove
 	if err != nil {
 		return Removed{}, err
 	}
-	if !o.Force {
-		for _, r := range recs {
-			if by := s.usesOf(uses, &r.Image); len(by) > 0 && !namedBesides(all, recs, r.Image.Digest) {
-				return Removed{}, fail(ErrInUse, "it is used by %s: remove that first, or take only the name away with -f", users(by))
-			}
-		}
-	}
+	// What has been started holds its files, whatever they are called; what has
+	// not can only find them by the name, and force does not help.
+	unstarted := slices.DeleteFunc(slices.Clone(uses), func(u Use) bool { return len(u.Paths) > 0 })
 	for _, r := range recs {
-		// What has been started holds its files, whatever they are called; what has
-		// not can only find them by the name.
-		unstarted := slices.DeleteFunc(slices.Clone(uses), func(u Use) bool { return len(u.Paths) > 0 })
-		if by := s.usesOf(unstarted, &r.Image); len(by) > 0 && !namedBesides(all, recs, r.Image.Digest) {
-			return Removed{}, fail(ErrInUse, "%s was not started yet and needs the name: remove that first", users(by))
+		if namedBesides(all, recs, r.Image.Digest) {
+			continue
+		}
+		if by := s.usesOf(unstarted, &r.Image); len(by) > 0 {
+			was, need := "was", "needs"
+			if len(by) > 1 {
+				was, need = "were", "need"
+			}
+			return Removed{}, fail(ErrInUse, "%s %s not started yet and %s the name: remove %s first", users(by), was, need, them(by))
+		}
+		if by := s.usesOf(uses, &r.Image); len(by) > 0 && !o.Force {
+			return Removed{}, fail(ErrInUse, "it is used by %s: remove %s first, or take only the name away with -f", users(by), them(by))
 		}
 	}
 	return s.drop(ctx, all, recs, uses)
@@ -134,12 +137,26 @@ func oneReference(recs []recordFile) error {
 	return nil
 }
 
+// maxUsers is how many users of an image an error names.
+const maxUsers = 3
+
 func users(uses []Use) string {
 	var names []string
-	for _, u := range uses {
+	for _, u := range uses[:min(len(uses), maxUsers)] {
 		names = append(names, u.By)
 	}
-	return list(names)
+	text := list(names)
+	if more := len(uses) - len(names); more > 0 {
+		text += fmt.Sprintf(" and %d more (`boxlite ls -a` lists them)", more)
+	}
+	return text
+}
+
+func them(uses []Use) string {
+	if len(uses) > 1 {
+		return "those"
+	}
+	return "that"
 }
 
 func trimDigest(key string) string { return strings.TrimPrefix(key, digestPrefix) }

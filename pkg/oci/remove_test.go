@@ -117,6 +117,16 @@ func TestRemoveOfAnImageInUse(t *testing.T) {
 	unstarted := func(context.Context) ([]Use, error) { return []Use{{By: "box new", Reference: ref}}, nil }
 	_, err = s.Remove(t.Context(), string(img.Digest), RemoveOptions{Uses: unstarted})
 	require.ErrorIs(t, err, ErrInUse)
+	require.ErrorContains(t, err, "box new was not started yet and needs the name: remove that first")
+	require.NotContains(t, err.Error(), "-f", "it would not help")
+	many := func(context.Context) (list []Use, _ error) {
+		for _, name := range []string{"a", "b", "c", "d", "e"} {
+			list = append(list, Use{By: "box " + name, Reference: ref})
+		}
+		return list, nil
+	}
+	_, err = s.Remove(t.Context(), ref, RemoveOptions{Uses: many})
+	require.ErrorContains(t, err, "box a, box b, box c and 2 more (`boxlite ls -a` lists them) were not started yet and need the name: remove those first")
 	r, err := s.Prune(t.Context(), PruneOptions{All: true, Uses: unstarted})
 	require.NoError(t, err)
 	require.Empty(t, r.Untagged)

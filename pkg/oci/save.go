@@ -26,7 +26,8 @@ const (
 // SaveOptions of one Save. The zero value is usable.
 type SaveOptions struct {
 	Format string // FormatOCI (the default) or FormatDocker
-	// Platform of images that are there for several; zero means the store's.
+	// Platform of the images. One that is not there for it is ErrPlatform. Zero means
+	// the store's where an image is there for several, else the only one.
 	Platform Platform
 	// Progress as in PullOptions. Each layer is read twice: first to learn
 	// its digest, which the archive needs before the layer itself.
@@ -44,9 +45,6 @@ func (s *Store) Save(ctx context.Context, w io.Writer, keys []string, o SaveOpti
 	}
 	if o.Format != FormatOCI && o.Format != FormatDocker {
 		return fail(ErrUnsupported, "oci: %q is not a format of archives: choose %s or %s", clip(o.Format), FormatOCI, FormatDocker)
-	}
-	if o.Platform.isZero() {
-		o.Platform = s.opts.Platform
 	}
 	return s.save(ctx, w, keys, o)
 }
@@ -89,13 +87,25 @@ func (s *Store) save(ctx context.Context, w io.Writer, keys []string, o SaveOpti
 	return nil
 }
 
-// choice is the image that key means, for a platform, and the names it goes by.
+// choice is the image that key means, for a platform, and the names it goes by. Of no
+// platform it is the one that suits the store best.
 func (s *Store) choice(ctx context.Context, key string, p Platform) (Image, []string, error) {
 	found, err := s.Find(ctx, key)
 	if err != nil {
 		return Image{}, nil, err
 	}
+	asked := !p.isZero()
+	if !asked {
+		p = s.opts.Platform
+	}
 	img := slices.MaxFunc(found, func(a, b Image) int { return p.score(a.Platform) - p.score(b.Platform) })
+	if asked && p.score(img.Platform) == 0 {
+		var offers []Platform
+		for _, f := range found {
+			offers = append(offers, f.Platform)
+		}
+		return Image{}, nil, keyError("", key, fail(ErrPlatform, "image is not available for %s, only for %s", p, platformList(offers)))
+	}
 	var names []string
 	for _, f := range found {
 		if n, ok := tagged(f.Reference); ok && f.Digest == img.Digest {

@@ -223,8 +223,14 @@ func TestSaveFaults(t *testing.T) {
 	srv := newServer(t)
 	ref := srv.push("app", "v1", imageOf(t, nil, tarOf(t, "f", "x")))
 	img := pullAll(t, s, ref)[0]
+	other := Platform{OS: "linux", Architecture: "s390x"}
+	err := s.Save(t.Context(), io.Discard, []string{ref}, SaveOptions{Platform: other})
+	require.ErrorIs(t, err, ErrPlatform)
+	require.ErrorContains(t, err, ref+": image is not available for linux/s390x, only for "+img.Platform.String())
+	s.opts.Platform = other
+	require.NoError(t, s.Save(t.Context(), io.Discard, []string{ref}, SaveOptions{}), "nobody asked for a platform")
 	require.NoError(t, os.Remove(s.blobPath(img.ConfigDigest)))
-	err := s.Save(t.Context(), io.Discard, []string{ref}, SaveOptions{})
+	err = s.Save(t.Context(), io.Discard, []string{ref}, SaveOptions{})
 	require.ErrorIs(t, err, ErrNotFound)
 	require.ErrorContains(t, err, "pull the image again")
 }

@@ -13,7 +13,8 @@ import (
 )
 
 // Create makes a box, which costs nothing until it is started: no image is
-// pulled and no VM built. name may be empty; a name in use is ErrAlreadyExists.
+// pulled and no VM built. name may be empty; a name in use is ErrAlreadyExists, and one
+// that the id of another box begins with, which would hide that box, ErrInvalidArgument.
 func (r *Runtime) Create(ctx context.Context, opts BoxOptions, name string) (*LiteBox, error) {
 	if err := r.checkOpen(); err != nil {
 		return nil, err
@@ -25,7 +26,7 @@ func (r *Runtime) Create(ctx context.Context, opts BoxOptions, name string) (*Li
 		return nil, err
 	}
 	if name != "" {
-		if err := checkName(name); err != nil {
+		if err := CheckName(name); err != nil {
 			return nil, err
 		}
 	}
@@ -53,9 +54,10 @@ func (r *Runtime) Create(ctx context.Context, opts BoxOptions, name string) (*Li
 	row.Volumes = opts.namedVolumes(now)
 	row.Record(string(EventCreate), map[string]string{"image": row.Image})
 	r.reach(stepInsert)
-	if err := db.Insert(ctx, row); errors.Is(err, state.ErrExists) {
-		return nil, r.nameTaken(ctx, name)
-	} else if err != nil {
+	if err := db.Insert(ctx, row); err != nil {
+		if refused := r.nameRefused(ctx, name, err); refused != nil {
+			return nil, refused
+		}
 		return nil, wrap(ErrDatabase, err, "create a box")
 	}
 	b := newLiteBox(r, BoxID(row.ID), name)
@@ -142,6 +144,10 @@ type RemoveOptions struct {
 	// Volumes removes the anonymous volumes that were made for the box, too, as it
 	// always is with boxes that are removed when they stop.
 	Volumes bool
+	// MadeVolumes also removes volumes with names of their own that were made with the
+	// box and that nothing else has named since, as is right for a box that never came
+	// to be used.
+	MadeVolumes bool
 }
 
 // RemoveWith is Remove with further options. What lies in folders of the host that
@@ -173,13 +179,13 @@ func (r *Runtime) RemoveWith(ctx context.Context, key string, o RemoveOptions) e
 	} else if BoxStatus(now.Status).IsActive() {
 		return fail(ErrInvalidState, "box %s was started meanwhile", key)
 	}
-	return r.discard(ctx, row.ID, o.Volumes || now.Ephemeral)
+	return r.discard(ctx, row.ID, o.Volumes || o.MadeVolumes || now.Ephemeral, o.MadeVolumes)
 }
 
-// discard deletes row and folder, and with volumes the anonymous volumes that were
-// made for the box. The row goes last, so that a crash in between leaves something
+// discard deletes row and folder, with volumes the anonymous volumes that were
+// made for the box, and with made also others that are there for it only. The row goes last, so that a crash in between leaves something
 // that can be removed again.
-func (r *Runtime) discard(ctx context.Context, id string, volumes bool) error {
+func (r *Runtime) discard(ctx context.Context, id string, volumes, made bool) error {
 	if err := os.RemoveAll(r.boxDir(BoxID(id))); err != nil {
 		return wrap(ErrStorage, err, "remove box %s", id)
 	}
@@ -193,7 +199,7 @@ func (r *Runtime) discard(ctx context.Context, id string, volumes bool) error {
 	if volumes {
 		take = func(list []state.Volume) error { return r.takeVolumes(list, &away) }
 	}
-	if err := db.Delete(ctx, id, string(EventDestroy), take); err != nil {
+	if err := db.Delete(ctx, id, string(EventDestroy), made, take); err != nil {
 		return errors.Join(wrap(ErrDatabase, err, "remove box %s", id), putBack(away))
 	}
 	r.reach(stepDeleted)
@@ -201,7 +207,7 @@ func (r *Runtime) discard(ctx context.Context, id string, volumes bool) error {
 	delete(r.decide, BoxID(id))
 	r.mu.Unlock()
 	if err := r.deleteTaken(away); err != nil { // the box is gone all the same
-		r.opts.Log.Warn("delete the anonymous volumes of a removed box", "box", id, "error", err)
+		r.opts.Log.Warn("delete the volumes of a removed box", "box", id, "error", err)
 	}
 	r.releaseImages(ctx)
 	return nil

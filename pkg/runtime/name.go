@@ -2,8 +2,11 @@ package runtime
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/anthropics/boxlite/pkg/runtime/internal/state"
 )
 
 // maxName bounds a box's name, in bytes.
@@ -24,6 +27,18 @@ func validName(s string) bool {
 		}
 	}
 	return true
+}
+
+// nameRefused is the error of the state about a name, nil where it has none to do with
+// that.
+func (r *Runtime) nameRefused(ctx context.Context, name string, err error) error {
+	if errors.Is(err, state.ErrExists) {
+		return r.nameTaken(ctx, name)
+	}
+	if hides := (*state.NameError)(nil); errors.As(err, &hides) {
+		return fail(ErrInvalidArgument, "name %q is the beginning of the id of box %s: choose another", name, hides.Box)
+	}
+	return nil
 }
 
 // nameTaken is the error of a name that another box has, with what there is to know of

@@ -106,6 +106,14 @@ func stallFromEnv(s string) (time.Duration, error) {
 	return d, nil
 }
 
+// Limits of a box.
+const (
+	MaxCPUs       = machine.MaxCPUs
+	MinMemoryMiB  = 64 // what our kernel and agent need to get up, with room for a small command
+	MaxMemoryMiB  = machine.MaxMemoryMiB
+	MaxDiskSizeGB = disk.MaxGB
+)
+
 // Defaults of a box.
 const (
 	DefaultCPUs      = 2
@@ -185,12 +193,12 @@ func (o *BoxOptions) fill() error {
 		o.Rootfs.Image = DefaultImage
 	}
 	switch {
-	case o.CPUs < 1 || o.CPUs > machine.MaxCPUs:
-		return fail(ErrInvalidArgument, "%d CPUs: choose 1 to %d", o.CPUs, machine.MaxCPUs)
-	case o.MemoryMiB < minMemoryMiB || o.MemoryMiB > machine.MaxMemoryMiB:
-		return fail(ErrInvalidArgument, "%d MiB of memory: choose %d to %d", o.MemoryMiB, minMemoryMiB, machine.MaxMemoryMiB)
-	case o.DiskSizeGB < 1 || o.DiskSizeGB > disk.MaxGB:
-		return fail(ErrInvalidArgument, "disk of %d GB: choose 1 to %d", o.DiskSizeGB, disk.MaxGB)
+	case o.CPUs < 1 || o.CPUs > MaxCPUs:
+		return fail(ErrInvalidArgument, "%d CPUs: choose 1 to %d", o.CPUs, MaxCPUs)
+	case o.MemoryMiB < MinMemoryMiB || o.MemoryMiB > MaxMemoryMiB:
+		return fail(ErrInvalidArgument, "%d MiB of memory: choose %d to %d", o.MemoryMiB, MinMemoryMiB, MaxMemoryMiB)
+	case o.DiskSizeGB < 1 || o.DiskSizeGB > MaxDiskSizeGB:
+		return fail(ErrInvalidArgument, "disk of %d GB: choose 1 to %d", o.DiskSizeGB, MaxDiskSizeGB)
 	case o.Rootfs.Image != "" && o.Rootfs.Path != "":
 		return fail(ErrInvalidArgument, "both an image (%s) and a root filesystem (%s): choose one", o.Rootfs.Image, o.Rootfs.Path)
 	case o.WorkingDir != "" && !strings.HasPrefix(o.WorkingDir, "/"):
@@ -243,9 +251,6 @@ func checkUser(user string) error {
 	return nil
 }
 
-// minMemoryMiB is what our kernel and agent need to get up, with room for a small command.
-const minMemoryMiB = 64
-
 func (e EnvVar) check() error {
 	if e.Name == "" || strings.ContainsAny(e.Name, "=\x00") || strings.ContainsRune(e.Value, 0) {
 		return fail(ErrInvalidArgument, "environment variable %q: a name must not be empty or hold = or NUL, nor a value NUL", e.Name)
@@ -260,7 +265,9 @@ func checkText(what, s string) error {
 	return nil
 }
 
-func checkName(name string) error {
+// CheckName says what is wrong with a name for a box; whether another box has it, Create
+// and [Runtime.Rename] say.
+func CheckName(name string) error {
 	if !validName(name) {
 		return &Error{Kind: ErrInvalidArgument, Err: fmt.Errorf("name %q: use letters, digits, _ . and -, starting with a letter or digit, at most 128", name)}
 	}

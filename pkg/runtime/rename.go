@@ -7,12 +7,12 @@ import (
 	"github.com/anthropics/boxlite/pkg/runtime/internal/state"
 )
 
-// Rename gives a box another name, whatever it is doing. A name in use is
-// ErrAlreadyExists. The guest of a running box keeps its host name until the box
+// Rename gives a box another name, whatever it is doing. A name that Create would refuse
+// is refused here, too. The guest of a running box keeps its host name until the box
 // is started again. Handles to the box learn of it when they next look at the
 // box's state: Info knows at once.
 func (r *Runtime) Rename(ctx context.Context, key, name string) error {
-	if err := checkName(name); err != nil {
+	if err := CheckName(name); err != nil {
 		return err
 	}
 	row, err := r.find(ctx, key)
@@ -35,10 +35,10 @@ func (r *Runtime) Rename(ctx context.Context, key, name string) error {
 		row.Name = name
 		return nil
 	})
-	switch {
-	case errors.Is(err, state.ErrExists):
-		return r.nameTaken(ctx, name)
-	case errors.Is(err, state.ErrNotFound):
+	if refused := r.nameRefused(ctx, name, err); refused != nil {
+		return refused
+	}
+	if errors.Is(err, state.ErrNotFound) {
 		return fail(ErrNotFound, "box %q was removed or renamed meanwhile", key)
 	}
 	return wrap(ErrDatabase, err, "rename box %q", key)

@@ -95,7 +95,7 @@ func (r *Runtime) discardOf(ctx context.Context, id string, pid int, start uint6
 		return wrap(ErrDatabase, err, "remove box %s", id)
 	}
 	r.reach(stepTaken)
-	return r.discard(ctx, id, true)
+	return r.discard(ctx, id, true, false)
 }
 
 // stopped records the end of a VM process, unless a newer one runs by now. rep is

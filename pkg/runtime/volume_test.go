@@ -135,7 +135,7 @@ func TestNamedVolumes(t *testing.T) {
 	}, info.Mounts)
 	err = rt.RemoveVolume(ctx, "data")
 	require.ErrorIs(t, err, ErrInvalidState)
-	require.ErrorContains(t, err, `volume is in use by web`)
+	require.ErrorContains(t, err, `volume "data" is in use by web: remove that box first`)
 	_, err = os.Stat(filepath.Join(v.Mountpoint, "f"))
 	require.NoError(t, err)
 	rep, err := rt.PruneVolumes(ctx, VolumePruneOptions{All: true})
@@ -252,4 +252,28 @@ func TestVolumeRemovalInterrupted(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestMadeVolumes has a box that never came to be used, which takes along what was made
+// with it, content and all.
+func TestMadeVolumes(t *testing.T) {
+	ctx, rt := t.Context(), newRuntime(t)
+	there, err := rt.CreateVolume(ctx, VolumeOptions{Name: "there"})
+	require.NoError(t, err)
+	made := func() *LiteBox {
+		b, err := rt.Create(ctx, BoxOptions{KeepOnStop: true, Volumes: []VolumeSpec{{Name: "there", GuestPath: "/t"}, {Name: "new", GuestPath: "/n"}, {GuestPath: "/a"}}}, "")
+		require.NoError(t, err)
+		require.NoError(t, rt.ensureVolume(ctx, "new"))
+		return b
+	}
+	b := made()
+	require.NoError(t, rt.RemoveWith(ctx, string(b.ID()), RemoveOptions{MadeVolumes: true}))
+	list, err := rt.Volumes(ctx)
+	require.NoError(t, err)
+	require.Equal(t, []VolumeInfo{there}, list)
+	require.NoDirExists(t, rt.volumeDir("new"))
+	b = made()
+	require.NoError(t, rt.RemoveWith(ctx, string(b.ID()), RemoveOptions{Volumes: true}))
+	_, err = rt.GetVolume(ctx, "new")
+	require.NoError(t, err, "it has a name of its own")
 }

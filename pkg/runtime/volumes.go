@@ -121,8 +121,13 @@ func volumeError(err error, name string) error {
 		return nil
 	case errors.Is(err, state.ErrNoVolume):
 		return fail(ErrNotFound, "there is no volume %q", name)
-	case errors.Is(err, state.ErrVolumeInUse):
-		return fail(ErrInvalidState, "%w: remove that box first", err)
+	}
+	if used := (*state.VolumeInUseError)(nil); errors.As(err, &used) {
+		them := "that box"
+		if len(used.Boxes) > 1 {
+			them = "those boxes"
+		}
+		return fail(ErrInvalidState, "volume %q is in use by %s: remove %s first", name, strings.Join(used.Boxes, ", "), them)
 	}
 	return wrap(ErrDatabase, err, "volume %s", name)
 }

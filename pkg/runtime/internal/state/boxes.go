@@ -40,7 +40,14 @@ func (s *DB) Insert(ctx context.Context, b *Box) error {
 	return nil
 }
 
-// nameFree is ErrExists when another box has this one's name.
+// NameError is of a name that the beginning of a box's id is, and that would hide that
+// box from who calls it so.
+type NameError struct{ Box string } // its name, or its id if it has none
+
+func (e *NameError) Error() string { return "it is the beginning of the id of box " + e.Box }
+
+// nameFree is ErrExists when another box has this one's name, and a [NameError] when
+// Find takes it for the id of another.
 func nameFree(ctx context.Context, tx *sql.Tx, b *Box) error {
 	if b.Name == "" {
 		return nil
@@ -48,11 +55,25 @@ func nameFree(ctx context.Context, tx *sql.Tx, b *Box) error {
 	var other string
 	err := tx.QueryRowContext(ctx, "SELECT id FROM boxes WHERE name = ? AND id <> ?", b.Name, b.ID).Scan(&other)
 	if errors.Is(err, sql.ErrNoRows) {
-		return nil
+		return noPrefix(ctx, tx, b)
 	} else if err != nil {
 		return err
 	}
 	return fmt.Errorf("%q belongs to box %s: %w", b.Name, other, ErrExists)
+}
+
+func noPrefix(ctx context.Context, tx *sql.Tx, b *Box) error {
+	if !isPrefix(b.Name) {
+		return nil
+	}
+	var other string
+	err := tx.QueryRowContext(ctx, "SELECT coalesce(name, id) FROM boxes WHERE id GLOB ? AND id <> ? LIMIT 1", strings.ToUpper(b.Name)+"*", b.ID).Scan(&other)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	return &NameError{other}
 }
 
 // Update changes a box in one transaction: change sees the row as it is now, and
@@ -133,9 +154,10 @@ func (s *DB) List(ctx context.Context) ([]*Box, error) {
 
 // Delete removes a box and records an event of this kind about it. One that is
 // not there is no error, and no event. With take, the anonymous volumes that were
-// made for it go as well: take moves their content away before anybody can see that
-// they are gone.
-func (s *DB) Delete(ctx context.Context, id, kind string, take func([]Volume) error) error {
+// made for it go as well, and with made also others that were added with it and that
+// nobody else has named since: take moves their content away before anybody can see
+// that they are gone.
+func (s *DB) Delete(ctx context.Context, id, kind string, made bool, take func([]Volume) error) error {
 	err := s.write(ctx, s.lasting(ctx, id), func(tx *sql.Tx) error {
 		var name sql.NullString
 		err := tx.QueryRowContext(ctx, "DELETE FROM boxes WHERE id = ? RETURNING name", id).Scan(&name)
@@ -147,7 +169,7 @@ func (s *DB) Delete(ctx context.Context, id, kind string, take func([]Volume) er
 		if _, err := tx.ExecContext(ctx, "DELETE FROM counters WHERE box = ?", id); err != nil {
 			return err
 		}
-		own, err := leaveVolumes(ctx, tx, id)
+		own, err := leaveVolumes(ctx, tx, id, made)
 		if err != nil {
 			return err
 		}

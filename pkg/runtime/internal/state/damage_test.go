@@ -75,7 +75,7 @@ func TestWhatLastsIsSynced(t *testing.T) {
 		_, err := db.Update(ctx, b.ID, func(*Box) error { return nil })
 		require.NoError(t, err)
 		require.Equal(t, want, level(), "update, ephemeral %v", ephemeral)
-		require.NoError(t, db.Delete(ctx, b.ID, "destroy", nil))
+		require.NoError(t, db.Delete(ctx, b.ID, "destroy", false, nil))
 		require.Equal(t, want, level(), "delete, ephemeral %v", ephemeral)
 	}
 }

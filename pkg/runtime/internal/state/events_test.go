@@ -37,8 +37,8 @@ func TestEventsGoWithTheirChange(t *testing.T) {
 	got, err := db.Update(ctx, a.ID, func(b *Box) error { b.Record("rename", nil); b.Name = "c"; return nil })
 	require.NoError(t, err)
 	require.Equal(t, "c", got.Name)
-	require.NoError(t, db.Delete(ctx, b.ID, "destroy", nil))
-	require.NoError(t, db.Delete(ctx, b.ID, "destroy", nil), "a second time there is nothing to tell")
+	require.NoError(t, db.Delete(ctx, b.ID, "destroy", false, nil))
+	require.NoError(t, db.Delete(ctx, b.ID, "destroy", false, nil), "a second time there is nothing to tell")
 
 	all, err := db.Events(ctx, EventFilter{}, 100)
 	require.NoError(t, err)

@@ -9,7 +9,7 @@ import (
 // steps are the versions of the schema, each as what makes it of the one before;
 // the first of nothing. SQLite's user_version says how many a file has had. A
 // released step never changes: homes exist that had it.
-var steps = []string{schemaBoxes, schemaExit, schemaEvents, schemaCounters, schemaPorts, schemaVolumes}
+var steps = []string{schemaBoxes, schemaExit, schemaEvents, schemaCounters, schemaPorts, schemaVolumes, schemaMadeVolumes}
 
 // schemaVersion is the version that this program works with.
 var schemaVersion = len(steps)

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -56,7 +58,7 @@ func TestRoundTrip(t *testing.T) {
 	require.Len(t, all, 3)
 	require.Equal(t, b.ID, all[2].ID, "newest first")
 
-	require.NoError(t, db.Delete(ctx, b.ID, "destroy", nil))
+	require.NoError(t, db.Delete(ctx, b.ID, "destroy", false, nil))
 	_, err = db.Find(ctx, "one")
 	require.ErrorIs(t, err, ErrNotFound)
 }
@@ -66,8 +68,17 @@ func TestFind(t *testing.T) {
 	a, b := newBox(""), newBox("")
 	a.ID, b.ID = "01HV0000000000000000000001", "01HV0000000000000000000002"
 	b.Name = a.ID[:10] // a name wins over a prefix
-	require.NoError(t, db.Insert(ctx, a))
 	require.NoError(t, db.Insert(ctx, b))
+	require.NoError(t, db.Insert(ctx, a))
+	var hides *NameError
+	for name, refused := range map[string]bool{a.ID[:4]: true, strings.ToLower(a.ID): true, a.ID[:2]: false, a.ID[1:8]: false} {
+		c := newBox(name)
+		c.ID = "01HW000000000000000000000" + strconv.Itoa(len(name)%10)
+		require.Equal(t, refused, errors.As(db.Insert(ctx, c), &hides), name)
+	}
+	_, err := db.Update(ctx, a.ID, func(row *Box) error { row.Name = b.ID[:26]; return nil })
+	require.ErrorAs(t, err, &hides)
+	require.Equal(t, b.Name, hides.Box)
 	for key, want := range map[string]error{
 		"01HV": ErrAmbiguous, "01H": ErrNotFound, "01HV*": ErrNotFound, "": ErrNotFound, "01hv0000000000000000000001": nil, b.Name: nil,
 	} {

@@ -25,11 +25,25 @@ CREATE TABLE volume_uses (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX volume_uses_of_box ON volume_uses (box);`
 
+// schemaMadeVolumes is version 7: which volumes are there for one box only.
+const schemaMadeVolumes = `
+-- The volume was added with the box, and nobody else has named it since.
+ALTER TABLE volume_uses ADD COLUMN made INTEGER NOT NULL DEFAULT 0;`
+
 // Errors about which volume is meant.
 var (
 	ErrNoVolume    = errors.New("no such volume")
 	ErrVolumeInUse = errors.New("volume is in use")
 )
+
+// VolumeInUseError is an ErrVolumeInUse that says which boxes name the volume.
+type VolumeInUseError struct{ Boxes []string }
+
+func (e *VolumeInUseError) Error() string {
+	return fmt.Sprintf("%v by %s", ErrVolumeInUse, strings.Join(e.Boxes, ", "))
+}
+
+func (e *VolumeInUseError) Unwrap() error { return ErrVolumeInUse }
 
 // Volume is a volume of a home: what is known of it but its content.
 type Volume struct {
@@ -40,12 +54,14 @@ type Volume struct {
 	Boxes     []string // that name it: names, or ids of those without; sorted; set by Volumes and FindVolume
 }
 
-// AddVolume adds a volume. It reports false, and changes nothing, where there is one
-// of that name.
+// AddVolume adds a volume. It reports false where there is one of that name, which from
+// then on is not only that of the box that it was made with.
 func (s *DB) AddVolume(ctx context.Context, v Volume) (added bool, err error) {
 	err = s.write(ctx, true, func(tx *sql.Tx) error {
-		added, err = addVolume(ctx, tx, &v)
-		return err
+		if added, err = addVolume(ctx, tx, &v); added || err != nil {
+			return err
+		}
+		return shareVolume(ctx, tx, v.Name, "")
 	})
 	if err != nil {
 		return false, fmt.Errorf("state: add volume %q: %w", v.Name, err)
@@ -67,29 +83,41 @@ func addVolume(ctx context.Context, tx *sql.Tx, v *Volume) (bool, error) {
 func useVolumes(ctx context.Context, tx *sql.Tx, b *Box) error {
 	for i := range b.Volumes {
 		v := &b.Volumes[i]
-		if _, err := addVolume(ctx, tx, v); err != nil {
+		added, err := addVolume(ctx, tx, v)
+		if err == nil && !added {
+			err = shareVolume(ctx, tx, v.Name, b.ID)
+		}
+		if err != nil {
 			return err
 		}
-		if _, err := tx.ExecContext(ctx, "INSERT OR IGNORE INTO volume_uses (volume, box, own) VALUES (?,?,?)", v.Name, b.ID, v.Anonymous); err != nil {
+		if _, err := tx.ExecContext(ctx, "INSERT OR IGNORE INTO volume_uses (volume, box, own, made) VALUES (?,?,?,?)", v.Name, b.ID, v.Anonymous, added); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// shareVolume notes that a volume is there for more than the box it was made with,
+// because another box names it, or somebody created it once more.
+func shareVolume(ctx context.Context, tx *sql.Tx, name, box string) error {
+	_, err := tx.ExecContext(ctx, "UPDATE volume_uses SET made = 0 WHERE volume = ? AND made AND box <> ?", name, box)
+	return err
+}
+
 // leaveVolumes forgets that a box names volumes, and returns those that were made
 // for it, and that no other box names: a name that was made up for another box, and
-// given to this one, is a volume that somebody wants.
-func leaveVolumes(ctx context.Context, tx *sql.Tx, box string) (own []Volume, err error) {
-	rows, err := tx.QueryContext(ctx, `SELECT name, created_at FROM volume_uses u JOIN volumes v ON v.name = u.volume
-		WHERE box = ?1 AND own AND NOT EXISTS (SELECT 1 FROM volume_uses o WHERE o.volume = u.volume AND o.box <> ?1) ORDER BY name`, box)
+// given to this one, is a volume that somebody wants. With made it also returns those
+// that were made with it and that nobody else has named since.
+func leaveVolumes(ctx context.Context, tx *sql.Tx, box string, made bool) (own []Volume, err error) {
+	rows, err := tx.QueryContext(ctx, `SELECT name, created_at, anonymous FROM volume_uses u JOIN volumes v ON v.name = u.volume
+		WHERE box = ?1 AND (own OR made AND ?2) AND NOT EXISTS (SELECT 1 FROM volume_uses o WHERE o.volume = u.volume AND o.box <> ?1) ORDER BY name`, box, made)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
 	for rows.Next() {
-		v, created := Volume{Anonymous: true}, int64(0)
-		if err := rows.Scan(&v.Name, &created); err != nil {
+		v, created := Volume{}, int64(0)
+		if err := rows.Scan(&v.Name, &created, &v.Anonymous); err != nil {
 			return nil, err
 		}
 		v.CreatedAt = time.UnixMicro(created)
@@ -102,7 +130,7 @@ func leaveVolumes(ctx context.Context, tx *sql.Tx, box string) (own []Volume, er
 	return own, err
 }
 
-// RemoveVolume removes a volume that no box names; ErrVolumeInUse says which do. take
+// RemoveVolume removes a volume that no box names; a [VolumeInUseError] says which do. take
 // moves its content away before anybody can see that the volume is gone; where it
 // fails, nothing is removed.
 func (s *DB) RemoveVolume(ctx context.Context, name string, take func(Volume) error) error {
@@ -112,7 +140,7 @@ func (s *DB) RemoveVolume(ctx context.Context, name string, take func(Volume) er
 			return err
 		}
 		if len(boxes) > 0 {
-			return fmt.Errorf("%w by %s", ErrVolumeInUse, strings.Join(boxes, ", "))
+			return &VolumeInUseError{boxes}
 		}
 		var created int64
 		err = tx.QueryRowContext(ctx, "DELETE FROM volumes WHERE name = ? RETURNING created_at", name).Scan(&created)

@@ -55,15 +55,15 @@ func TestVolumes(t *testing.T) {
 
 	// What cannot be taken away stays, and so does the box.
 	full := errors.New("as asked")
-	require.ErrorIs(t, db.Delete(ctx, named.ID, "destroy", func([]Volume) error { return full }), full)
+	require.ErrorIs(t, db.Delete(ctx, named.ID, "destroy", false, func([]Volume) error { return full }), full)
 	_, err = db.Find(ctx, "web")
 	require.NoError(t, err)
 	var taken []Volume
-	require.NoError(t, db.Delete(ctx, named.ID, "destroy", func(v []Volume) error { taken = v; return nil }))
+	require.NoError(t, db.Delete(ctx, named.ID, "destroy", false, func(v []Volume) error { taken = v; return nil }))
 	require.Equal(t, []Volume{{Name: "aa11", CreatedAt: now, Anonymous: true}}, taken, "the other box names the other one")
 	_, err = db.FindVolume(ctx, "aa11")
 	require.ErrorIs(t, err, ErrNoVolume)
-	require.NoError(t, db.Delete(ctx, other.ID, "destroy", nil))
+	require.NoError(t, db.Delete(ctx, other.ID, "destroy", false, nil))
 	v, err = db.FindVolume(ctx, "shared")
 	require.NoError(t, err, "kept without a word to the contrary")
 	require.Empty(t, v.Boxes)
@@ -91,11 +91,11 @@ func TestVolumesOfOthers(t *testing.T) {
 	one, two := newBox("web"), newBox("rescue")
 	one.Volumes = []Volume{{Name: "aa11", CreatedAt: time.Now(), Anonymous: true}}
 	require.NoError(t, db.Insert(ctx, one))
-	require.NoError(t, db.Delete(ctx, one.ID, "destroy", nil))
+	require.NoError(t, db.Delete(ctx, one.ID, "destroy", false, nil))
 	two.Volumes = []Volume{{Name: "aa11", CreatedAt: time.Now()}, {Name: "bb22", CreatedAt: time.Now(), Anonymous: true}}
 	require.NoError(t, db.Insert(ctx, two))
 	var taken []string
-	require.NoError(t, db.Delete(ctx, two.ID, "destroy", func(list []Volume) error {
+	require.NoError(t, db.Delete(ctx, two.ID, "destroy", false, func(list []Volume) error {
 		for _, v := range list {
 			taken = append(taken, v.Name)
 		}
@@ -105,4 +105,47 @@ func TestVolumesOfOthers(t *testing.T) {
 	v, err := db.FindVolume(ctx, "aa11")
 	require.NoError(t, err)
 	require.True(t, v.Anonymous)
+}
+
+// TestVolumesMadeWithABox has boxes that never came to be used removed with what was
+// made with them, and nothing that anybody else has a part in.
+func TestVolumesMadeWithABox(t *testing.T) {
+	ctx, db := context.Background(), open(t, filepath.Join(t.TempDir(), "db"))
+	now := time.Now()
+	volumes := func(names ...string) (list []Volume) {
+		for _, n := range names {
+			list = append(list, Volume{Name: n, CreatedAt: now})
+		}
+		return list
+	}
+	_, err := db.AddVolume(ctx, volumes("before")[0])
+	require.NoError(t, err)
+	box, guest, user := newBox("box"), newBox("guest"), newBox("user")
+	box.Volumes = volumes("before", "new", "new", "visited", "used", "claimed")
+	require.NoError(t, db.Insert(ctx, box))
+	guest.Volumes = volumes("visited")
+	require.NoError(t, db.Insert(ctx, guest))
+	require.NoError(t, db.Delete(ctx, guest.ID, "destroy", true, func([]Volume) error { t.Error("not made with it"); return nil }))
+	user.Volumes = volumes("used")
+	require.NoError(t, db.Insert(ctx, user))
+	added, err := db.AddVolume(ctx, volumes("claimed")[0])
+	require.NoError(t, err)
+	require.False(t, added)
+	var taken []string
+	require.NoError(t, db.Delete(ctx, box.ID, "destroy", true, func(list []Volume) error {
+		for _, v := range list {
+			taken = append(taken, v.Name)
+		}
+		return nil
+	}))
+	require.Equal(t, []string{"new"}, taken)
+	list, err := db.Volumes(ctx)
+	require.NoError(t, err)
+	require.Len(t, list, 4)
+
+	// Without being asked it leaves them.
+	last := newBox("last")
+	last.Volumes = volumes("kept")
+	require.NoError(t, db.Insert(ctx, last))
+	require.NoError(t, db.Delete(ctx, last.ID, "destroy", false, func([]Volume) error { t.Error("it has a name of its own"); return nil }))
 }
