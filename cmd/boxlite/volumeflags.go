@@ -167,7 +167,7 @@ func parseMount(s string) (*runtime.VolumeSpec, *runtime.TmpfsSpec, error) {
 	for _, field := range fields {
 		key, value, given := strings.Cut(field, "=")
 		key = mountKey(key)
-		if err := chosen.add(key, mountValue(value, given), field); err != nil {
+		if err := chosen.add(key, mountValue(key, value, given), field); err != nil {
 			return nil, nil, err
 		}
 		switch key {
@@ -247,10 +247,13 @@ func mountKey(key string) string {
 	return key
 }
 
-// mountValue is the one form of a value that means true or false.
-func mountValue(value string, given bool) string {
-	if on, err := flagValue(value, given); err == nil {
-		return strconv.FormatBool(on)
+// mountValue is the one form of a value that means true or false, where a key takes one.
+func mountValue(key, value string, given bool) string {
+	switch key {
+	case "readonly", "locks", "volume-nocopy", "exec":
+		if on, err := flagValue(value, given); err == nil {
+			return strconv.FormatBool(on)
+		}
 	}
 	return value
 }
@@ -283,8 +286,10 @@ func parseTmpfs(s string) (t runtime.TmpfsSpec, err error) {
 		switch key {
 		case "size":
 			t.SizeBytes, err = parseBytes(value)
+			meaning = fmt.Sprint(t.SizeBytes)
 		case "mode":
 			t.Mode, err = parseMode(value)
+			meaning = fmt.Sprint(t.Mode)
 		case "exec", "noexec":
 			about, meaning = "exec", key
 			t.Exec = key == "exec"

@@ -83,6 +83,7 @@ func TestParseMount(t *testing.T) {
 		"type=bind,src=/a,dst=/b,target=/c": `"dst=/b" and "target=/c" contradict each other`,
 		"src=v,dst=/b,readonly,ro=false":    `"readonly" and "ro=false" contradict each other`,
 		"type=bind,type=tmpfs,dst=/b":       `"type=bind" and "type=tmpfs" contradict each other`,
+		"type=volume,src=1,src=t,dst=/b":    `"src=1" and "src=t" contradict each other`,
 	} {
 		_, _, err := parseMount(s)
 		require.ErrorContains(t, err, want, s)
@@ -96,6 +97,8 @@ func TestParseTmpfs(t *testing.T) {
 		"/t:size=65536,mode=0700":   {GuestPath: "/t", SizeBytes: 65536, Mode: 0o700},
 		"/t:rw,noexec,nosuid,nodev": {GuestPath: "/t"},
 		"/t:exec,ro":                {GuestPath: "/t", Exec: true, ReadOnly: true},
+		"/t:size=1m,size=1024k":     {GuestPath: "/t", SizeBytes: 1 << 20},
+		"/t:mode=755,mode=0755":     {GuestPath: "/t", Mode: 0o755},
 	} {
 		got, err := parseTmpfs(s)
 		require.NoError(t, err, s)

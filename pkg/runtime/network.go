@@ -166,7 +166,7 @@ func (o *BoxOptions) fillNetwork() error {
 	case n.Mode != NetworkIsolated && n.Mode != NetworkNone:
 		return fail(ErrInvalidArgument, "there is no network %q: leave it out, or use %q", n.Mode, NetworkNone)
 	case n.Mode == NetworkNone && (len(n.Allow)+len(n.Deny) > 0 || n.AllowHost || n.AllowPrivate || n.Capture != ""):
-		return fail(ErrInvalidArgument, "rules for a box that has no network: leave them out, or Mode %q", NetworkNone)
+		return fail(ErrInvalidArgument, "rules or a capture for a box that has no network: leave them out, or Mode %q", NetworkNone)
 	case n.Mode == NetworkNone && len(o.Ports) > 0:
 		return fail(ErrInvalidArgument, "ports of a box that has no network: leave them out, or Mode %q", NetworkNone)
 	}
