@@ -53,8 +53,9 @@ func (t *tail) show() {
 
 // machine is one start of QEMU.
 type machine struct {
-	args  []string
-	files []*os.File // for QEMU, from descriptor 3
+	program string // QEMU
+	args    []string
+	files   []*os.File // for QEMU, from descriptor 3
 }
 
 // fd gives QEMU a file and returns its number there.
@@ -159,6 +160,10 @@ func runEmulated(o *options, things []thing) (int, error) {
 	if err != nil {
 		return exitRig, err
 	}
+	program, err := correctedQEMU(qemuProgram, qemuModules, cache)
+	if err != nil {
+		return exitRig, err
+	}
 	unlock()
 	stdin := wantsInput()
 	archive, err := o.archive(cache, base, things, stdin)
@@ -167,7 +172,7 @@ func runEmulated(o *options, things []thing) (int, error) {
 	}
 	phase("archive ready")
 
-	m := &machine{args: o.arguments(k.image)}
+	m := &machine{program: program, args: append([]string{"-L", qemuData}, o.arguments(k.image)...)}
 	m.args = append(m.args, "-initrd", fmt.Sprintf("/proc/self/fd/%d", m.fd(archive)))
 	conns := map[string]*net.UnixConn{}
 	for _, id := range []string{"con", "in", "out", "err", "ctl", "beat"} {
@@ -192,7 +197,9 @@ func (m *machine) run(o *options, conns map[string]*net.UnixConn, stdin bool, ph
 		console.also, qemuLog.also = os.Stderr, os.Stderr
 	}
 	runtime.LockOSThread() // Pdeathsig is about the thread that starts the child
-	qemu := exec.Command("qemu-system-x86_64", m.args...)
+	qemu := exec.Command(m.program, m.args...)
+	qemu.Args[0] = "qemu-system-x86_64"
+	qemu.Env = append(os.Environ(), "QEMU_MODULE_DIR="+qemuModules) // it looks beside itself
 	qemu.ExtraFiles, qemu.Stderr = m.files, &quiet{to: qemuLog}
 	qemu.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := qemu.Start(); err != nil {
