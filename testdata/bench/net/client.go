@@ -217,14 +217,15 @@ func (c *client) datagramsUp() (bytes, ops int, err error) {
 	}
 }
 
-// datagramsDown has the server send in bursts that fit a socket's buffer.
+// datagramsDown has the server send in bursts that fit a socket's buffer, where each
+// takes a whole page after streams of large frames.
 func (c *client) datagramsDown() (bytes, ops int, err error) {
 	conn, err := c.open("udp", 0)
 	if err != nil {
 		return 0, 0, err
 	}
 	defer conn.Close()
-	const burst = 50
+	const burst = 25
 	var please [9]byte
 	please[0] = dgramPlease
 	binary.BigEndian.PutUint32(please[1:], burst)
