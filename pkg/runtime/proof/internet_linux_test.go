@@ -60,8 +60,10 @@ func (w *internet) setUp() error {
 	if err := w.separate(); err != nil {
 		return fmt.Errorf("second network namespace: %w", err)
 	}
+	// A network that this host is on is a private one for boxes, so it is on none.
 	if err := w.ip("link add up type veth peer name veth0 netns internet", "link set lo up",
-		"addr add "+hostAddr4+"/24 dev veth0", "addr add "+hostAddr6+"/64 dev veth0 nodad",
+		"addr add "+hostAddr4+"/32 dev veth0", "addr add "+hostAddr6+"/128 dev veth0 nodad",
+		"route add "+serverAddr4+" dev veth0", "-6 route add "+serverAddr6+" dev veth0",
 		"route add default via "+serverAddr4, "-6 route add default via "+serverAddr6); err != nil {
 		return err
 	}
