@@ -84,6 +84,15 @@ func TestGuestNetProofTCP(t *testing.T) {
 	t.Run("slow server", func(t *testing.T) { slowServer(t, w, b) })
 	t.Run("slow guest", func(t *testing.T) { slowGuest(t, w, b) })
 	t.Run("many", func(t *testing.T) { manyConnections(t, w, b) })
+	// The stack holds a connection until the guest has acknowledged its end.
+	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Second) {
+		open := output(t, b, sh(`awk 'FNR > 1 && $4 != "06" && $4 != "0A"' /proc/net/tcp /proc/net/tcp6`)) // not TIME_WAIT, nor LISTEN
+		if open == "" {
+			break
+		}
+		require.True(t, time.Now().Before(end), "%s", open)
+	}
+	time.Sleep(2 * time.Second) // and for the last acknowledgement to be heard
 	require.Empty(t, relays(t, b), "goroutines of connections that are over")
 }
 

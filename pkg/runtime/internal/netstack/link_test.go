@@ -124,6 +124,8 @@ func TestCapture(t *testing.T) {
 	var file memoryFile
 	g := newGuest(t, Config{Capture: &file})
 	require.Equal(t, []byte("x"), exchange(t, g.udp(0, udpEcho(t)), []byte("x")))
+	g.net.link.queues[0].mu.Lock() // under which the answer is sent, and then recorded
+	defer g.net.link.queues[0].mu.Unlock()
 	g.net.link.capture.mu.Lock()
 	g.net.link.capture.w.Flush()
 	g.net.link.capture.mu.Unlock()
