@@ -166,7 +166,7 @@ func TestGuestKept(t *testing.T) {
 	require.Contains(t, r.stdout, "stopped")
 	r = runProgram(t, program(t, home, "run", "--name", "kept", machinetest.Image(t, "busybox"), "true"))
 	require.Equal(t, 125, r.code)
-	require.Contains(t, r.stderr, `"kept" belongs to box`)
+	require.Contains(t, r.stderr, "there is a box kept already, and it is stopped")
 	require.Equal(t, result{"kept\n", "", 0}, runProgram(t, program(t, home, "rm", "kept")))
 	requireNothingLeft(t, home)
 }
