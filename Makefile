@@ -65,7 +65,7 @@ lint: ## gofmt, vet for every target, staticcheck
 	testdata/tools/lint
 
 unit: ## unit tests with the race detector
-	CGO_ENABLED=1 go test -race -p 2 -timeout 15m ./...
+	CGO_ENABLED=1 go test -race -p 2 -timeout 15m ./... ./testdata/rig/...
 
 fuzz: ## every fuzz target for FUZZTIME
 	testdata/tools/fuzz $(FUZZTIME)
