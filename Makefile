@@ -36,7 +36,7 @@ $(KERNEL): $(wildcard kernel/config/* kernel/patches/* kernel/Makefile kernel/*.
 
 initramfs: $(INITRAMFS) ## the guest's init and agent
 
-$(INITRAMFS): $(filter initramfs/% pkg/agentapi/% go.mod,$(GOFILES))
+$(INITRAMFS): $(filter initramfs/% pkg/agentapi/% pkg/ethtool/% go.mod,$(GOFILES))
 	go run ./initramfs/pack -o $@
 
 # What the artifact holds: ARCH=KERNEL.zst,INITRAMFS.zst,CONFIG for each architecture. A release lists all.

@@ -25,6 +25,7 @@ const module = "github.com/anthropics/boxlite/"
 var layers = map[string][]string{
 	"pkg/guestmem":            {},
 	"pkg/agentapi":            {},
+	"pkg/ethtool":             {},
 	"pkg/hv":                  {"pkg/guestmem"},
 	"pkg/hv/hvtest":           {"pkg/hv", "pkg/guestmem"},
 	"pkg/kvm/...":             {"pkg/hv", "pkg/guestmem", "pkg/kvm/..."},
@@ -68,7 +69,7 @@ var layers = map[string][]string{
 		"cmd/boxlite/...", "pkg/runtime", "pkg/oci/...", "pkg/machine", "pkg/hv", "pkg/kvm", "pkg/virtio", "pkg/virtio/blk", "pkg/virtio/rng", "pkg/virtio/console",
 	},
 	"examples/...":      {"pkg/runtime", "pkg/machine/machinetest"},
-	"initramfs/...":     {"initramfs/...", "pkg/agentapi"},
+	"initramfs/...":     {"initramfs/...", "pkg/agentapi", "pkg/ethtool"},
 	"testdata/bench/fs": {"pkg/machine", "pkg/virtio", "pkg/virtio/fs"},
 	"testdata/...":      {"testdata/..."},
 }

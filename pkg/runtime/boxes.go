@@ -182,9 +182,9 @@ func (r *Runtime) RemoveWith(ctx context.Context, key string, o RemoveOptions) e
 	return r.discard(ctx, row.ID, o.Volumes || o.MadeVolumes || now.Ephemeral, o.MadeVolumes)
 }
 
-// discard deletes row and folder, with volumes the anonymous volumes that were
-// made for the box, and with made also others that are there for it only. The row goes last, so that a crash in between leaves something
-// that can be removed again.
+// discard deletes row and folder, with volumes the anonymous volumes that were made for
+// the box, and with made also others that are there for it only. The row goes last, so
+// that a crash in between leaves something that can be removed again.
 func (r *Runtime) discard(ctx context.Context, id string, volumes, made bool) error {
 	if err := os.RemoveAll(r.boxDir(BoxID(id))); err != nil {
 		return wrap(ErrStorage, err, "remove box %s", id)

@@ -5,6 +5,7 @@ import (
 	"os"
 
 	"github.com/anthropics/boxlite/pkg/agentapi"
+	"github.com/anthropics/boxlite/pkg/ethtool"
 	"golang.org/x/sys/unix"
 )
 
@@ -61,7 +62,7 @@ func prepare(name string) (index uint32, err error) {
 	if err := unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, ifr); err != nil {
 		return 0, os.NewSyscallError("looking for "+name, err)
 	}
-	_ = segmentDatagrams(fd, name) // the kernel does it otherwise
+	_ = ethtool.SegmentUDP(fd, name) // the kernel does it otherwise
 	return ifr.Uint32(), nil
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/anthropics/boxlite/pkg/ethtool"
 	"github.com/anthropics/boxlite/pkg/hv"
 	"github.com/anthropics/boxlite/pkg/machine"
 	"github.com/anthropics/boxlite/pkg/machine/machinetest"
@@ -134,7 +135,7 @@ func configure() error {
 		}
 		return nil
 	}
-	if err := segmentUDP(s); err != nil {
+	if err := ethtool.SegmentUDP(s, "eth0"); err != nil {
 		return err
 	}
 	if err := set(unix.SIOCSIFADDR, func(r *unix.Ifreq) error { return r.SetInet4Addr(guestIP[:]) }); err != nil {
