@@ -3,6 +3,7 @@ package netstack
 import (
 	"errors"
 	"net"
+	"net/netip"
 	"os"
 	"syscall"
 
@@ -53,9 +54,6 @@ func (s *sender) send(p []byte) (sent bool, err error) {
 	return s.raw.Control(s.write) == nil && s.err == nil, err
 }
 
-// burst bounds the datagrams that are read before others get their turn.
-const burst = 64
-
 // readDatagram waits for datagrams and gives each that is there to take, which must
 // not keep it. It returns how many there were.
 func readDatagram(raw syscall.RawConn, take func(p []byte)) (count int, err error) {
@@ -64,7 +62,7 @@ func readDatagram(raw syscall.RawConn, take func(p []byte)) (count int, err erro
 		buf := datagrams.Get().(*[maxDatagram]byte)
 		defer datagrams.Put(buf)
 		for count < burst {
-			n, _, err := unix.Recvfrom(int(fd), buf[:], unix.MSG_DONTWAIT)
+			n, err := unix.Read(int(fd), buf[:])
 			switch {
 			case err == unix.EINTR:
 				continue
@@ -116,4 +114,36 @@ func udpChecksum(route *stack.Route, u header.UDP, p []byte) uint16 {
 		return 0xffff // RFC 768: zero means none
 	}
 	return sum
+}
+
+// datagram sends one to the guest and has it hear of it.
+func (n *Network) datagram(from, to netip.AddrPort, p []byte) {
+	q := n.link.datagram(from, to, p)
+	n.link.queues[q].lull.flush(true)
+}
+
+// fragmented sends one that is larger than a packet.
+func (n *Network) fragmented(from, to netip.AddrPort, p []byte) {
+	route, err := n.stack.FindRoute(nicID, toTCPIP(from.Addr()), toTCPIP(to.Addr()), networkOf(from.Addr()), false)
+	if err != nil {
+		n.count.lost.Add(1)
+		return
+	}
+	defer route.Release()
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{
+		ReserveHeaderBytes: int(route.MaxHeaderLength()) + header.UDPMinimumSize, Payload: payload(p),
+	})
+	defer pkt.DecRef()
+	u := header.UDP(pkt.TransportHeader().Push(header.UDPMinimumSize))
+	pkt.TransportProtocolNumber = header.UDPProtocolNumber
+	u.Encode(&header.UDPFields{SrcPort: from.Port(), DstPort: to.Port(), Length: uint16(header.UDPMinimumSize + len(p))})
+	u.SetChecksum(udpChecksum(route, u, p))
+	_ = route.WritePacket(stack.NetworkHeaderParams{Protocol: header.UDPProtocolNumber, TTL: datagramTTL, TOS: stack.DefaultTOS}, pkt)
+}
+
+func headerLen(a netip.Addr) int {
+	if a.Is4() {
+		return header.IPv4MinimumSize
+	}
+	return header.IPv6MinimumSize
 }

@@ -15,7 +15,10 @@ const (
 	maxDHCP        = 1500
 )
 
-var broadcast4 = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+var (
+	broadcast4   = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+	broadcastOf4 = netip.AddrFrom4([4]byte{192, 168, 127, 255}) // of Subnet4
+)
 
 // dhcp answers a client (RFC 2131) with the one address that there is. The kernel
 // that comes with boxlite asks for none: its init sets the address. Others do.

@@ -32,7 +32,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // guest is a guest's kernel and network card: another stack at the other end of
 // the cable, which resolves neighbours and segments as Linux does.
 type guest struct {
-	t     *testing.T
+	t     testing.TB
 	net   *Network
 	stack *stack.Stack
 	link  *guestLink
@@ -60,7 +60,7 @@ type guestLink struct {
 const fullOffloads = vnet.OffloadCsum | vnet.OffloadTSO4 | vnet.OffloadTSO6
 
 // newGuest starts a network and its guest. Everything is gone at the end of the test.
-func newGuest(t *testing.T, cfg Config) *guest {
+func newGuest(t testing.TB, cfg Config) *guest {
 	t.Helper()
 	if cfg.Policy == nil {
 		cfg.Policy = policy(t, egress.Config{AllowHost: true})
@@ -116,7 +116,7 @@ func makePolicy(c egress.Config) (*egress.Policy, error) {
 	})
 }
 
-func policy(t *testing.T, c egress.Config) *egress.Policy {
+func policy(t testing.TB, c egress.Config) *egress.Policy {
 	t.Helper()
 	p, err := makePolicy(c)
 	require.NoError(t, err)
@@ -245,7 +245,7 @@ func (g *guest) listen(port uint16) net.Listener {
 }
 
 // server is a TCP server on the host's loopback that gives each connection to f.
-func server(t *testing.T, f func(net.Conn)) netip.AddrPort {
+func server(t testing.TB, f func(net.Conn)) netip.AddrPort {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -269,6 +269,6 @@ func server(t *testing.T, f func(net.Conn)) netip.AddrPort {
 	return netip.AddrPortFrom(Host4, uint16(l.Addr().(*net.TCPAddr).Port))
 }
 
-func echoServer(t *testing.T) netip.AddrPort {
+func echoServer(t testing.TB) netip.AddrPort {
 	return server(t, func(c net.Conn) { io.Copy(c, c) })
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	vnet "github.com/anthropics/boxlite/pkg/virtio/net"
+	"github.com/anthropics/boxlite/pkg/virtio/queue"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
@@ -37,6 +38,7 @@ type link struct {
 type sendQueue struct {
 	mu      sync.Mutex
 	header  vnet.Header
+	head    [directHead]byte      // of a datagram under way
 	pieces  [][]byte              // of the packet under way
 	backlog []*stack.PacketBuffer // waiting for room, oldest first
 	waiting int                   // bytes of it
@@ -102,12 +104,16 @@ func (l *link) queueOf(pkt *stack.PacketBuffer) int {
 	if len(h) < 4 {
 		return 0
 	}
+	return l.pairOf(binary.BigEndian.Uint16(h), binary.BigEndian.Uint16(h[2:]))
+}
+
+// pairOf is the queue pair for packets between two ports.
+func (l *link) pairOf(a, b uint16) int {
 	pairs := len(l.queues)
 	if l.nic != nil {
 		pairs = min(pairs, max(l.nic.Pairs(), 1))
 	}
-	ports := binary.BigEndian.Uint16(h) ^ binary.BigEndian.Uint16(h[2:])
-	return int(ports) % pairs
+	return int(a^b) % pairs
 }
 
 // write sends a packet or keeps it for later; it reports false when there is no
@@ -124,6 +130,11 @@ func (s *sendQueue) write(l *link, q int, pkt *stack.PacketBuffer) bool {
 			return false
 		}
 	}
+	return s.keep(l, pkt)
+}
+
+// keep has a packet wait for room, if there is some to wait in. Preconditions: mu.
+func (s *sendQueue) keep(l *link, pkt *stack.PacketBuffer) bool {
 	size := pkt.Size()
 	if s.waiting+size > backlogBytes {
 		l.net.count.lost.Add(1)
@@ -138,7 +149,6 @@ func (s *sendQueue) write(l *link, q int, pkt *stack.PacketBuffer) bool {
 func (s *sendQueue) send(l *link, q int, pkt *stack.PacketBuffer) vnet.Status {
 	s.pieces = s.pieces[:0]
 	views, offset := pkt.AsViewList()
-	n := 0
 	for v := views.Front(); v != nil; v = v.Next() {
 		b := v.AsSlice()
 		if offset > 0 {
@@ -147,14 +157,18 @@ func (s *sendQueue) send(l *link, q int, pkt *stack.PacketBuffer) vnet.Status {
 		}
 		if len(b) > 0 {
 			s.pieces = append(s.pieces, b)
-			n += len(b)
 		}
 	}
 	s.header = offloads(pkt)
+	return s.transmit(l, q)
+}
+
+// transmit hands the frame in s.header and s.pieces to the card.
+func (s *sendQueue) transmit(l *link, q int) vnet.Status {
 	status := l.nic.Send(q, &s.header, s.pieces)
 	if status == vnet.Sent {
 		l.net.count.recvFrames.Add(1)
-		l.net.count.recvBytes.Add(uint64(n))
+		l.net.count.recvBytes.Add(uint64(queue.Len(s.pieces)))
 		if l.capture != nil {
 			l.capture.frame(time.Now(), s.pieces)
 		}

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/anthropics/boxlite/pkg/runtime/internal/netstack/egress"
-	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
 // Port is a port of the host that leads to one of the guest.
@@ -290,7 +289,7 @@ func (t *portTable) advance() {
 
 // reply takes a datagram of the guest to the gateway, and reports whether it is an
 // answer to somebody.
-func (t *portTable) reply(src, dst netip.AddrPort, data stack.PacketData) bool {
+func (t *portTable) reply(src, dst netip.AddrPort, v [][]byte) bool {
 	t.mu.Lock()
 	p := t.peers[dst.Port()]
 	t.mu.Unlock()
@@ -298,8 +297,6 @@ func (t *portTable) reply(src, dst netip.AddrPort, data stack.PacketData) bool {
 		return false
 	}
 	p.used.Store(time.Now().UnixNano())
-	if b, ok := data.PullUp(data.Size()); ok {
-		_, _ = p.key.port.conn.WriteToUDPAddrPort(b, p.key.from) // UDP sockets of the host do not block for long
-	}
+	_, _ = p.key.port.conn.WriteToUDPAddrPort(joined(v), p.key.from) // UDP sockets of the host do not block for long
 	return true
 }

@@ -13,8 +13,8 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
-// Receive implements [vnet.Host]: a frame of the guest. It is copied once and
-// judged on the copy.
+// Receive implements [vnet.Host]: a frame of the guest. It is judged on a copy, of
+// which datagrams need the headers only.
 func (l *link) Receive(q int, h *vnet.Header, v [][]byte) {
 	size := queue.Len(v)
 	c := &l.net.count
@@ -29,14 +29,16 @@ func (l *link) Receive(q int, h *vnet.Header, v [][]byte) {
 	}
 	var eth [ethernetHeader]byte
 	queue.Gather(eth[:], v)
+	proto := header.Ethernet(eth[:]).Type()
+	if l.direct(proto, h, v, size) {
+		return
+	} else if h.GSOType == vnet.GSOUDP { // and what it holds is something else
+		c.dropped.Add(1)
+		return
+	}
 	view := buffer.NewViewSize(size - ethernetHeader)
 	gatherFrom(view.AsSlice(), v, ethernetHeader)
 	l.queues[q].lull.received(view.AsSlice())
-	proto := header.Ethernet(eth[:]).Type()
-	if h.GSOType == vnet.GSOUDP {
-		l.segments(proto, h, view)
-		return
-	}
 	l.judge(proto, view)
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/anthropics/boxlite/pkg/runtime/internal/netstack/egress"
+	vnet "github.com/anthropics/boxlite/pkg/virtio/net"
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"github.com/stretchr/testify/require"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -18,7 +19,7 @@ import (
 )
 
 // udpEcho answers each datagram on the host's loopback with itself.
-func udpEcho(t *testing.T) netip.AddrPort {
+func udpEcho(t testing.TB) netip.AddrPort {
 	t.Helper()
 	conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	require.NoError(t, err)
@@ -48,7 +49,7 @@ func (g *guest) udp(local uint16, remote netip.AddrPort) *gonet.UDPConn {
 }
 
 // exchange sends a datagram and returns the answer.
-func exchange(t *testing.T, c net.Conn, p []byte) []byte {
+func exchange(t testing.TB, c net.Conn, p []byte) []byte {
 	t.Helper()
 	_, err := c.Write(p)
 	require.NoError(t, err)
@@ -60,7 +61,7 @@ func exchange(t *testing.T, c net.Conn, p []byte) []byte {
 }
 
 // insist is exchange for datagrams that may be lost, as after a flood.
-func insist(t *testing.T, c net.Conn, p []byte) []byte {
+func insist(t testing.TB, c net.Conn, p []byte) []byte {
 	t.Helper()
 	buf := make([]byte, maxDatagram)
 	for end := time.Now().Add(waitLong); time.Now().Before(end); {
@@ -179,39 +180,75 @@ func requireUnreachable(t *testing.T, c net.Conn, why string) {
 	}, waitLong, tick)
 }
 
-func BenchmarkUDPSend(b *testing.B) {
+// warmFlow is a flow to a socket of the host, which nobody reads, and a frame for it.
+func warmFlow(tb testing.TB, g *guest) (frame [][]byte, f *udpFlow) {
 	l, err := net.ListenPacket("udp", "127.0.0.1:0")
-	require.NoError(b, err)
-	defer l.Close()
-	conn, err := net.DialUDP("udp", nil, l.LocalAddr().(*net.UDPAddr))
-	require.NoError(b, err)
-	defer conn.Close()
-	to, err := newSender(conn)
-	require.NoError(b, err)
-	p := make([]byte, 1200)
+	require.NoError(tb, err)
+	tb.Cleanup(func() { l.Close() })
+	dst := netip.AddrPortFrom(Host4, uint16(l.LocalAddr().(*net.UDPAddr).Port))
+	p := datagram(4000, dst, 1200)
+	// As a guest's kernel has them: headers in one place, contents in another.
+	frame = [][]byte{append(append(append([]byte{}, GatewayMAC...), GuestMAC...), 8, 0), p[:28], p[28:]}
+	g.net.link.Receive(0, &vnet.Header{}, frame)
+	f = g.net.udp.flow(udpKey{netip.AddrPortFrom(Guest4, 4000), dst})
+	require.NotNil(tb, f)
+	l.SetReadDeadline(time.Now().Add(waitLong))
+	n, _, err := l.ReadFrom(make([]byte, 2000))
+	require.NoError(tb, err)
+	require.Equal(tb, 1200, n)
+	return frame, f
+}
+
+func BenchmarkDatagramFromGuest(b *testing.B) {
+	g := newGuest(b, Config{})
+	frame, _ := warmFlow(b, g)
+	var h vnet.Header
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := to.send(p); err != nil {
-			b.Fatal(err)
-		}
+		g.net.link.Receive(0, &h, frame)
 	}
 }
 
-func TestUDPSendAllocatesNothing(t *testing.T) {
-	l, err := net.ListenPacket("udp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	conn, err := net.DialUDP("udp", nil, l.LocalAddr().(*net.UDPAddr))
-	require.NoError(t, err)
-	defer conn.Close()
-	to, err := newSender(conn)
-	require.NoError(t, err)
+func BenchmarkDatagramToGuest(b *testing.B) {
+	g := newGuest(b, Config{})
+	g.net.link.nic = discarding{}
 	p := make([]byte, 1200)
-	require.Zero(t, testing.AllocsPerRun(100, func() {
-		if sent, err := to.send(p); !sent || err != nil {
-			panic(err)
-		}
-	}))
+	b.ReportAllocs()
+	for b.Loop() {
+		g.net.datagram(udpEchoSource, udpGuest, p)
+	}
+}
+
+// TestDatagramsAllocateNothing holds both ways of a datagram to no allocation.
+func TestDatagramsAllocateNothing(t *testing.T) {
+	g := newGuest(t, Config{})
+	frame, f := warmFlow(t, g)
+	var h vnet.Header
+	require.Zero(t, testing.AllocsPerRun(100, func() { g.net.link.Receive(0, &h, frame) }))
+	require.GreaterOrEqual(t, f.sent.Load(), uint64(100*1200))
+	g.net.link.nic = discarding{}
+	p := make([]byte, 1200)
+	require.Zero(t, testing.AllocsPerRun(100, func() { g.net.datagram(udpEchoSource, udpGuest, p) }))
+}
+
+// TestUDPIdle ends flows that were silent for long, and tells of them.
+func TestUDPIdle(t *testing.T) {
+	flows := make(chan Flow, 4)
+	g := newGuest(t, Config{Flows: func(f Flow) { flows <- f }})
+	addr := udpEcho(t)
+	silent, busy := g.udp(4001, addr), g.udp(4002, addr)
+	exchange(t, silent, []byte("abc"))
+	exchange(t, busy, []byte("x"))
+	g.net.udp.flow(udpKey{netip.AddrPortFrom(Guest4, 4001), addr}).used.Add(-int64(udpIdle))
+	g.net.udp.sweep()
+	f := <-flows
+	require.EqualValues(t, 4001, f.Src.Port())
+	require.EqualValues(t, 3, f.Sent)
+	require.EqualValues(t, 3, f.Received)
+	require.Empty(t, f.Err)
+	require.EqualValues(t, 1, g.net.Stats().UDPActive)
+	require.Equal(t, "x", string(exchange(t, busy, []byte("x"))))
+	require.Equal(t, "again", string(exchange(t, silent, []byte("again"))), "it may begin anew")
 }
 
 func TestForwardedTCP(t *testing.T) {

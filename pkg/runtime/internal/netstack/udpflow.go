@@ -1,0 +1,262 @@
+package netstack
+
+import (
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/anthropics/boxlite/pkg/runtime/internal/netstack/egress"
+	"github.com/anthropics/boxlite/pkg/virtio/queue"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// While a flow is judged, udpOpening of its datagrams wait, as many as a guest sends
+	// in one frame, and flowWaiting bytes; of all flows together waitingBytes.
+	udpOpening   = 128
+	flowWaiting  = 256 << 10
+	waitingBytes = 16 << 20
+
+	// refusalTime is how long a flow that may not be is remembered, so that each of its
+	// datagrams does not ask again.
+	refusalTime = 5 * time.Second
+)
+
+// udpFlow is what goes between two ends.
+type udpFlow struct {
+	table    *udpTable
+	key      udpKey
+	used     atomic.Int64 // when the last datagram went, either way: Unix ns
+	refused  atomic.Int64 // when it may be tried again: Unix ns; 0 for a flow that may be
+	sent     atomic.Uint64
+	received atomic.Uint64
+
+	mu      sync.Mutex
+	fd      int // a connected socket that never blocks; -1 before it is open, and after
+	dead    bool
+	waiting [][]byte // datagrams that came before it was open
+	held    int64    // bytes of them
+	begun   *Flow    // what is to be reported at the end; nil before it is open, and after
+	release func()   // ends the hold of the destination's name
+}
+
+// open judges a flow and makes it ready.
+func (f *udpFlow) open() {
+	t := f.table
+	defer t.opened()
+	flow := &Flow{Time: time.Now(), Protocol: egress.UDP, Src: f.key.src, Dst: f.key.dst}
+	if err := f.connect(flow); err != nil {
+		flow.Err = err.Error()
+		f.refuse(err)
+		t.net.report(flow)
+	}
+}
+
+func (f *udpFlow) connect(flow *Flow) error {
+	t := f.table
+	flow.Verdict = t.net.cfg.Policy.Check(t.net.ctx, egress.Flow{Protocol: egress.UDP, Dst: f.key.dst})
+	if !flow.Verdict.Allow {
+		t.net.count.denied.Add(1)
+		return errDenied
+	}
+	// The destination's name stays that of the address while somebody uses it.
+	release := t.net.cfg.Policy.Hold(f.key.dst.Addr())
+	fd, err := connectUDP(hostSide(f.key.dst))
+	if err != nil {
+		release()
+		return err
+	}
+	t.net.count.udpActive.Add(1)
+	t.net.count.udpTotal.Add(1)
+	if err := f.begin(fd, flow, release); err != nil {
+		f.end(err.Error())
+	} else if f.over() { // ended before it began
+		f.end("")
+	}
+	return nil
+}
+
+// begin makes a flow ready and sends what waited.
+func (f *udpFlow) begin(fd int, flow *Flow, release func()) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.fd, f.begun, f.release = fd, flow, release
+	if f.dead {
+		return nil
+	}
+	for _, p := range f.waiting {
+		f.write([][]byte{p}, len(p))
+	}
+	f.forget()
+	return f.table.sockets.add(f, fd)
+}
+
+func (f *udpFlow) over() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.dead
+}
+
+// connectUDP opens a socket that writes to an address and hears from it alone.
+func connectUDP(to netip.AddrPort) (int, error) {
+	family, addr := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()})
+	if to.Addr().Is4() {
+		family, addr = unix.AF_INET, &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}
+	}
+	fd, err := socketUDP(family)
+	if err != nil {
+		return -1, os.NewSyscallError("socket", err)
+	}
+	if err := unix.Connect(fd, addr); err != nil {
+		unix.Close(fd)
+		return -1, os.NewSyscallError("connect", err)
+	}
+	return fd, nil
+}
+
+// refuse notes that a flow may not be, and tells the guest why.
+func (f *udpFlow) refuse(err error) {
+	f.refused.Store(time.Now().Add(refusalTime).UnixNano())
+	f.mu.Lock()
+	f.dead = true
+	f.forget()
+	f.mu.Unlock()
+	f.table.net.unreachable(f.key, err)
+}
+
+// end closes a flow and tells of it, once. Why it was cut is empty for an orderly end.
+func (f *udpFlow) end(why string) {
+	t := f.table
+	t.forget(f)
+	f.mu.Lock()
+	f.dead = true
+	f.forget()
+	flow, release := f.begun, f.release
+	f.begun, f.release = nil, nil
+	if f.fd >= 0 {
+		t.sockets.remove(f.fd)
+		f.fd = -1
+	}
+	f.mu.Unlock()
+	if flow == nil {
+		return
+	}
+	release()
+	t.net.count.udpActive.Add(-1)
+	flow.Sent, flow.Received, flow.Err = f.sent.Load(), f.received.Load(), why
+	t.net.report(flow)
+}
+
+// send passes a datagram on to the host. A socket that takes none just now loses it,
+// as networks do: the caller is the network card's goroutine, which waits for nobody.
+func (f *udpFlow) send(v [][]byte) {
+	n := queue.Len(v)
+	f.used.Store(time.Now().UnixNano())
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case f.fd >= 0:
+		f.write(v, n)
+	case !f.dead:
+		f.wait(v, n)
+	}
+}
+
+// write sends a datagram, and tells the guest what became of one before, which the
+// socket tells of first. Preconditions: mu, and there is a socket.
+func (f *udpFlow) write(v [][]byte, n int) {
+	err := writeDatagram(f.fd, v)
+	if isRefused(err) {
+		f.table.net.unreachable(f.key, err)
+		err = writeDatagram(f.fd, v)
+	}
+	if err == nil {
+		f.sent.Add(uint64(n))
+	}
+}
+
+func writeDatagram(fd int, v [][]byte) (err error) {
+	for {
+		switch len(v) {
+		case 0:
+			_, err = unix.Write(fd, nil)
+		case 1:
+			_, err = unix.Write(fd, v[0])
+		default:
+			_, err = unix.Writev(fd, v)
+		}
+		if err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// wait keeps a datagram until the flow is judged, if there is room. Preconditions: mu.
+func (f *udpFlow) wait(v [][]byte, n int) {
+	size, t := int64(n), f.table
+	if len(f.waiting) == udpOpening || f.held+size > flowWaiting {
+		return
+	}
+	if t.waiting.Add(size) > waitingBytes {
+		t.waiting.Add(-size)
+		return
+	}
+	f.held += size
+	f.waiting = append(f.waiting, joined(v))
+}
+
+// forget drops what waits. Preconditions: mu.
+func (f *udpFlow) forget() {
+	f.table.waiting.Add(-f.held)
+	f.waiting, f.held = nil, 0
+}
+
+// burst bounds the datagrams of a flow that are read before others get their turn.
+const burst = 64
+
+// datagrams are buffers for what comes from the host. One is taken when there is
+// something to read, so that idle flows hold none.
+var datagrams = sync.Pool{New: func() any { return new([maxDatagram]byte) }}
+
+// receive carries to the guest what there is, a burst of it at most. It reports
+// whether there was no more, and whether the flow is over.
+func (f *udpFlow) receive() (drained, over bool) {
+	buf := datagrams.Get().(*[maxDatagram]byte)
+	defer datagrams.Put(buf)
+	l, q := f.table.net.link, -1
+	defer func() {
+		if q >= 0 {
+			f.used.Store(time.Now().UnixNano())
+			l.queues[q].lull.flush(true)
+		}
+	}()
+	for range burst {
+		n, err := f.read(buf[:])
+		switch {
+		case err == nil:
+			f.received.Add(uint64(n))
+			q = l.datagram(f.key.dst, f.key.src, buf[:n])
+		case err == unix.EAGAIN:
+			return true, false
+		case isRefused(err): // the far end said so by ICMP
+			f.table.net.unreachable(f.key, err)
+		case err == unix.EINTR:
+		default:
+			f.end("")
+			return true, true
+		}
+	}
+	return false, false
+}
+
+// read takes one datagram off the socket, if there is one.
+func (f *udpFlow) read(p []byte) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.fd < 0 {
+		return 0, unix.EBADF
+	}
+	return unix.Read(f.fd, p)
+}
