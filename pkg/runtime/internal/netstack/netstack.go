@@ -18,7 +18,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -84,9 +83,7 @@ type Network struct {
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
-	work   sync.WaitGroup // goroutines of this network
-	mu     sync.Mutex
-	closed bool
+	crew   crew
 }
 
 // NIC is the guest's network card, as package virtio/net has it.
@@ -180,26 +177,14 @@ func (n *Network) Attach(nic NIC) { n.link.attach(nic) }
 
 // spawn runs f on a goroutine that Close waits for; it reports false when the
 // network is closed.
-func (n *Network) spawn(f func()) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.closed {
-		return false
-	}
-	n.work.Go(f)
-	return true
-}
+func (n *Network) spawn(f func()) bool { return n.crew.spawn(f) }
 
 // Close ends all connections and returns when nothing of the network is left. The
 // network card must be reset before.
 func (n *Network) Close() error {
-	n.mu.Lock()
-	if n.closed {
-		n.mu.Unlock()
+	if !n.crew.close() {
 		return nil
 	}
-	n.closed = true
-	n.mu.Unlock()
 	n.cancel()
 	n.ports.close()
 	n.udp.close()
@@ -215,7 +200,7 @@ func (n *Network) Close() error {
 func (n *Network) finish() {
 	done := make(chan struct{})
 	go func() {
-		n.work.Wait()
+		n.crew.wait()
 		close(done)
 	}()
 	again := time.NewTicker(20 * time.Millisecond)

@@ -61,16 +61,20 @@ func (r *relay) run() error {
 	r.wq.EventRegister(&ends)
 	defer r.wq.EventUnregister(&ends)
 	r.hungUp() // it may have been before
-	var down sync.WaitGroup
-	down.Go(func() {
+	down := make(chan struct{})
+	if !r.net.spawn(func() {
+		defer close(down)
 		if err := r.download(raw); err != nil {
 			r.cut(err)
 		}
-	})
+	}) {
+		r.cut(errClosed)
+		return r.why
+	}
 	if err := r.upload(raw); err != nil {
 		r.cut(err)
 	}
-	down.Wait()
+	<-down
 	r.once.Do(func() {}) // from here on it is too late to cut it
 	return r.why
 }
