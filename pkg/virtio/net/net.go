@@ -39,6 +39,15 @@ type Host interface {
 	Ready(q int)
 }
 
+// Waiter is a [Host] that has other things to wait for than the guest.
+type Waiter interface {
+	// Await returns true when the bell of queue pair q was rung since the last call,
+	// which the goroutine of the pair waits for, and false when it cannot be waited
+	// for any more. Whatever else happens meanwhile, the host does on that goroutine,
+	// which then has no other to wake. It must not block for long but for the bell.
+	Await(q int, bell *virtio.Doorbell) bool
+}
+
 // Config describes a device.
 type Config struct {
 	MAC       [6]byte  // the guest's address, the only one it may send from; unicast
@@ -97,7 +106,8 @@ func (c *Config) check() error {
 // [virtio.QueueEventer].
 type Device struct {
 	cfg      Config
-	maxFrame int // bytes of a frame that is not segmented
+	waiter   Waiter // cfg.Host, if it is one
+	maxFrame int    // bytes of a frame that is not segmented
 	config   [configSize]byte
 	pairs    []*pair
 	limit    virtio.LogLimit
@@ -121,6 +131,7 @@ func New(cfg Config) (*Device, error) {
 		return nil, err
 	}
 	d := &Device{cfg: cfg, maxFrame: cfg.MTU + ethSize}
+	d.waiter, _ = cfg.Host.(Waiter)
 	for i := range cfg.Queues {
 		bell, err := virtio.NewDoorbell()
 		if err != nil {

@@ -4,7 +4,9 @@ import (
 	"encoding/binary"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -241,6 +243,27 @@ func TestFramesBothWays(t *testing.T) {
 			require.Equal(t, toGuest(n), p)
 		}
 	}
+}
+
+// waitingHost waits for the bell itself.
+type waitingHost struct {
+	testHost
+	calls atomic.Int64
+}
+
+func (h *waitingHost) Await(q int, bell *virtio.Doorbell) bool {
+	h.calls.Add(1)
+	return bell.Wait()
+}
+
+// TestHostWaits has a host that has other things to do be the one who waits.
+func TestHostWaits(t *testing.T) {
+	h := &waitingHost{}
+	g := attach(t, config(h))
+	g.start(g.all())
+	g.send(0, net.Header{}, fromGuest(100))
+	require.Eventually(t, func() bool { return len(h.taken()) == 1 }, virtiotest.Patience, time.Millisecond)
+	require.NotZero(t, h.calls.Load())
 }
 
 func TestFullThenReady(t *testing.T) {

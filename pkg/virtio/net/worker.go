@@ -37,10 +37,18 @@ func (p *pair) run() {
 			p.dev.fail(p.dev.irq, err)
 			return
 		}
-		if !more && !p.bell.Wait() {
+		if !more && !p.wait() {
 			return
 		}
 	}
+}
+
+// wait returns true when the bell was rung.
+func (p *pair) wait() bool {
+	if w := p.dev.waiter; w != nil {
+		return w.Await(p.index, p.bell)
+	}
+	return p.bell.Wait()
 }
 
 // serve does what there is to do, once round. It returns true if there is more.

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/anthropics/boxlite/pkg/virtio"
 	vnet "github.com/anthropics/boxlite/pkg/virtio/net"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -80,13 +81,26 @@ func newGuest(t testing.TB, cfg Config) *guest {
 		{Destination: subnet(Subnet4.String()), NIC: 1}, {Destination: subnet("0.0.0.0/0"), Gateway: toTCPIP(Gateway4), NIC: 1},
 		{Destination: subnet(Subnet6.String()), NIC: 1}, {Destination: subnet("::/0"), Gateway: toTCPIP(Gateway6), NIC: 1},
 	})
+	bell, err := virtio.NewDoorbell()
+	require.NoError(t, err)
 	var pumps sync.WaitGroup
 	stop := make(chan struct{})
+	pumps.Go(func() { // the goroutine of the card's queues
+		for n.link.Await(0, bell) {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+		}
+	})
 	pumps.Go(func() { g.link.transmit(stop) })
 	pumps.Go(func() { g.link.receive(stop) })
 	g.reset = sync.OnceFunc(func() {
 		close(stop)
+		bell.Ring()
 		pumps.Wait()
+		require.NoError(t, bell.Close())
 	})
 	t.Cleanup(func() {
 		g.reset()

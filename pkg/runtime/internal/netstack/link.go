@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/anthropics/boxlite/pkg/virtio"
 	vnet "github.com/anthropics/boxlite/pkg/virtio/net"
 	"github.com/anthropics/boxlite/pkg/virtio/queue"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -220,6 +221,14 @@ func (l *link) Ready(q int) {
 	}
 	s.backlog = s.backlog[:copy(s.backlog, s.backlog[n:])]
 	l.nic.Flush(q)
+}
+
+// Await implements [vnet.Waiter].
+func (l *link) Await(q int, bell *virtio.Doorbell) bool {
+	if q == 0 {
+		return l.net.udp.sockets.wait(bell)
+	}
+	return bell.Wait()
 }
 
 // close drops what waits. The card must be at rest.

@@ -121,13 +121,17 @@ func New(cfg Config) (*Network, error) {
 	}
 	n := &Network{cfg: cfg, log: cfg.Log, limit: processLimits()}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
+	n.udp = newUDPTable(n)
+	if err := n.udp.sockets.open(n.udp); err != nil {
+		n.cancel()
+		return nil, fmt.Errorf("netstack: %w", err)
+	}
 	n.stack = stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
 	})
 	n.link = newLink(n)
 	n.tcp = newTCPForwarder(n)
-	n.udp = newUDPTable(n)
 	n.ping = newPinger(n)
 	n.ports = newPortTable(n)
 	if err := n.setUp(); err != nil {

@@ -43,9 +43,7 @@ type udpTable struct {
 }
 
 func newUDPTable(n *Network) *udpTable {
-	t := &udpTable{net: n, flows: make(map[udpKey]*udpFlow)}
-	t.sockets.table = t
-	return t
+	return &udpTable{net: n, flows: make(map[udpKey]*udpFlow)}
 }
 
 // handle takes a datagram of the guest that came through the stack. It reports false
@@ -185,6 +183,7 @@ func (t *udpTable) sweep() {
 	for _, f := range idle {
 		f.end("")
 	}
+	t.sockets.drain()
 }
 
 // forget takes a flow out of the table.

@@ -3,69 +3,60 @@ package netstack
 import (
 	"os"
 	"sync"
-	"syscall"
+	"sync/atomic"
 
+	"github.com/anthropics/boxlite/pkg/virtio"
 	"golang.org/x/sys/unix"
 )
 
-// udpSockets hears of what comes to the sockets of all flows, by an epoll(7) of its
-// own: the Go poller asks to hear of room to write too, which a socket tells of after
-// each datagram that has left it, and each time a thread wakes for nothing. It spares
-// each flow a goroutine, too.
+// udpSockets hears of what comes to the sockets of all flows, on the goroutine of the
+// network card's first queue pair: one epoll(7) waits for the guest and for the host.
+// So a datagram goes either way on one thread, which the Go scheduler has no part in,
+// and no flow needs a goroutine. The Go poller would also ask to hear of room to write,
+// of which a socket tells after each datagram that has left it.
 type udpSockets struct {
 	table *udpTable
+	epoll int
 
-	mu     sync.Mutex
-	epoll  *os.File // nil before the first flow
-	fd     int      // of epoll
-	closed bool
-	flows  map[int32]*udpFlow // by socket
+	serving atomic.Bool // somebody waits, or does what there is to do
+
+	mu    sync.Mutex
+	flows map[int32]*udpFlow // by socket
+
+	// The card's goroutine's.
+	bell   int // the descriptor that is waited for beside sockets
+	events [64]unix.EpollEvent
+	more   []*udpFlow // with more than their burst
 }
 
 func socketUDP(family int) (int, error) {
 	return unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 }
 
+func (s *udpSockets) open(t *udpTable) (err error) {
+	s.table, s.bell, s.flows = t, -1, map[int32]*udpFlow{}
+	s.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	return os.NewSyscallError("epoll_create1", err)
+}
+
 // add begins to read what comes to a flow's socket.
 func (s *udpSockets) add(f *udpFlow, fd int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.start(); err != nil {
-		return err
+	if s.flows == nil {
+		return errClosed
 	}
-	if err := unix.EpollCtl(s.fd, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)}); err != nil {
-		return os.NewSyscallError("epoll_ctl", err)
+	if err := s.watch(fd); err != nil {
+		return err
 	}
 	s.flows[int32(fd)] = f
 	return nil
 }
 
-// start makes the epoll and the goroutine that waits for it, once. Preconditions: mu.
-func (s *udpSockets) start() error {
-	if s.closed {
-		return errClosed
-	} else if s.epoll != nil {
-		return nil
-	}
-	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
-	if err != nil {
-		return os.NewSyscallError("epoll_create1", err)
-	}
-	if err := unix.SetNonblock(fd, true); err != nil { // for the Go poller to wait for it
-		unix.Close(fd)
-		return os.NewSyscallError("fcntl", err)
-	}
-	epoll := os.NewFile(uintptr(fd), "epoll")
-	raw, err := epoll.SyscallConn()
-	if err == nil && !s.table.net.spawn(func() { s.run(raw) }) {
-		err = errClosed
-	}
-	if err != nil {
-		epoll.Close()
-		return err
-	}
-	s.epoll, s.fd, s.flows = epoll, fd, map[int32]*udpFlow{}
-	return nil
+// watch has each event of a descriptor told once.
+func (s *udpSockets) watch(fd int) error {
+	return os.NewSyscallError("epoll_ctl",
+		unix.EpollCtl(s.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: int32(fd)}))
 }
 
 // remove closes a flow's socket. An event of it that is on its way finds no flow, or
@@ -77,35 +68,82 @@ func (s *udpSockets) remove(fd int) {
 	unix.Close(fd)
 }
 
-// run serves the flows that have something until close.
-func (s *udpSockets) run(raw syscall.RawConn) {
-	var events [64]unix.EpollEvent
-	n := 0
-	wait := func(fd uintptr) bool {
-		n, _ = unix.EpollWait(int(fd), events[:], 0)
-		return n > 0
-	}
-	for raw.Read(wait) == nil {
-		for _, e := range events[:n] {
-			if f := s.flow(e.Fd); f != nil {
-				f.receive() // what is left is told of again
-			}
-		}
-	}
-}
-
 func (s *udpSockets) flow(fd int32) *udpFlow {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.flows[fd]
 }
 
-// close ends run. The flows are gone.
+// wait serves sockets until the bell is rung, see [vnet.Waiter].
+func (s *udpSockets) wait(bell *virtio.Doorbell) bool {
+	s.serving.Store(true)
+	defer s.serving.Store(false)
+	if s.bell != bell.FD() {
+		if s.watch(bell.FD()) != nil {
+			return bell.Wait() // and the sockets have to be drained by the sweep
+		}
+		s.bell = bell.FD()
+	}
+	for {
+		timeout := -1
+		if len(s.more) > 0 {
+			timeout = 0
+		}
+		n, err := unix.EpollWait(s.epoll, s.events[:], timeout)
+		if err != nil && err != unix.EINTR {
+			return false
+		}
+		again := len(s.more)
+		for _, f := range s.more[:again] {
+			s.serve(f)
+		}
+		s.more = append(s.more[:0], s.more[again:]...)
+		rang := false
+		for _, e := range s.events[:max(n, 0)] {
+			if int(e.Fd) == s.bell {
+				rang = true
+			} else if f := s.flow(e.Fd); f != nil {
+				s.serve(f)
+			}
+		}
+		if rang {
+			return true
+		}
+	}
+}
+
+func (s *udpSockets) serve(f *udpFlow) {
+	if drained, _ := f.receive(); !drained {
+		s.more = append(s.more, f)
+	}
+}
+
+// drain drops what came for a guest that does not take it.
+func (s *udpSockets) drain() {
+	if s.serving.Load() {
+		return
+	}
+	s.mu.Lock()
+	flows := make([]*udpFlow, 0, len(s.flows))
+	for _, f := range s.flows {
+		flows = append(flows, f)
+	}
+	s.mu.Unlock()
+	for _, f := range flows {
+		for range 16 { // bursts: more than a socket's buffer holds
+			if drained, _ := f.receive(); drained {
+				break
+			}
+		}
+	}
+}
+
+// close is for when the flows are gone and the card is at rest.
 func (s *udpSockets) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.closed = true
-	if s.epoll != nil {
-		s.epoll.Close()
+	if s.flows != nil {
+		s.flows = nil
+		unix.Close(s.epoll)
 	}
 }

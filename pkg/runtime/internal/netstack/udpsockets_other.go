@@ -7,6 +7,7 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/anthropics/boxlite/pkg/virtio"
 	"golang.org/x/sys/unix"
 )
 
@@ -17,6 +18,17 @@ type udpSockets struct {
 	mu    sync.Mutex
 	files map[int]*os.File // by socket
 }
+
+func (s *udpSockets) open(t *udpTable) error {
+	s.table = t
+	return nil
+}
+
+// wait is [vnet.Waiter]'s.
+func (s *udpSockets) wait(bell *virtio.Doorbell) bool { return bell.Wait() }
+
+// drain has nothing to do: each flow has a goroutine that does it.
+func (s *udpSockets) drain() {}
 
 func socketUDP(family int) (int, error) {
 	syscall.ForkLock.RLock()
