@@ -59,7 +59,7 @@ func (s *sender) send(p []byte) (sent bool, err error) {
 func readDatagram(raw syscall.RawConn, take func(p []byte)) (count int, err error) {
 	var serr error
 	err = raw.Read(func(fd uintptr) bool {
-		buf := datagrams.Get().(*[maxDatagram]byte)
+		buf := datagrams.Get().(*[joinedMost + maxDatagram]byte)
 		defer datagrams.Put(buf)
 		for count < burst {
 			n, err := unix.Read(int(fd), buf[:])
@@ -118,7 +118,7 @@ func udpChecksum(route *stack.Route, u header.UDP, p []byte) uint16 {
 
 // datagram sends one to the guest and has it hear of it.
 func (n *Network) datagram(from, to netip.AddrPort, p []byte) {
-	q := n.link.datagram(from, to, p)
+	q := n.link.datagrams(from, to, p, len(p))
 	n.link.queues[q].lull.flush(true)
 }
 

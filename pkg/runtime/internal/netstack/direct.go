@@ -111,12 +111,23 @@ func plainDatagram(proto tcpip.NetworkProtocolNumber, p []byte, size int) (d pla
 	}, true
 }
 
-// datagram sends one to the guest, who hears of it when the queue that is the result
-// is flushed. What does not fit into a packet goes through the stack, in fragments.
-func (l *link) datagram(from, to netip.AddrPort, p []byte) (q int) {
+// maxSegments is how many datagrams go to the guest in one frame. Linux cuts such frames
+// for programs that do not ask for them whole; older ones take no more.
+const maxSegments = 64
+
+// joins reports whether the guest takes many datagrams in one frame.
+func (l *link) joins() bool {
+	return l.nic != nil && l.nic.Offloads().Has(vnet.OffloadCsum|vnet.OffloadUSO)
+}
+
+// datagrams sends to the guest what p holds, in datagrams of so many bytes each and a
+// shorter one at the end. More than one needs joins, and has to fit into a packet's
+// length. The guest hears of them when the queue that is the result is flushed. One
+// that does not fit into a packet of the link goes through the stack, in fragments.
+func (l *link) datagrams(from, to netip.AddrPort, p []byte, each int) (q int) {
 	ip := headerLen(from.Addr())
 	q = l.pairOf(from.Port(), to.Port())
-	if ip+header.UDPMinimumSize+len(p) > int(l.mtu) {
+	if ip+header.UDPMinimumSize+each > int(l.mtu) {
 		l.net.fragmented(from, to, p)
 		return q
 	}
@@ -133,6 +144,9 @@ func (l *link) datagram(from, to netip.AddrPort, p []byte) (q int) {
 		// The guest's kernel knows that nothing can have happened to it on the way.
 		s.header = vnet.Header{Flags: vnet.NeedsCsum, CsumStart: uint16(ethernetHeader + ip), CsumOffset: udpChecksumOffset}
 	}
+	if len(p) > each {
+		s.header.GSOType, s.header.GSOSize, s.header.HdrLen = vnet.GSOUDP, uint16(each), uint16(len(head))
+	}
 	encodeDatagram(head, from, to, p, s.header.Flags == 0)
 	s.pieces = append(s.pieces[:0], head)
 	if len(p) > 0 {
@@ -147,18 +161,28 @@ func (l *link) datagram(from, to netip.AddrPort, p []byte) (q int) {
 			return q
 		}
 	}
-	b := make([]byte, len(head)+len(p))
-	copy(b[copy(b, head):], p)
-	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(b)})
-	defer pkt.DecRef()
-	if s.header.Flags != 0 {
-		pkt.GSOOptions = stack.GSO{NeedsCsum: true, CsumOffset: udpChecksumOffset, L3HdrLen: uint16(ip)}
+	for first := true; first || len(p) > 0; first = false { // apart, as the guest may take no joined ones by then
+		one := p[:min(each, len(p))]
+		p = p[len(one):]
+		encodeDatagram(head, from, to, one, s.header.Flags == 0)
+		b := make([]byte, len(head)+len(one))
+		copy(b[copy(b, head):], one)
+		s.keepDatagram(l, b, uint16(ip))
 	}
-	s.keep(l, pkt)
 	return q
 }
 
-// encodeDatagram writes the headers of a datagram to the guest.
+// keepDatagram has the frame of one datagram wait for room. Preconditions: mu.
+func (s *sendQueue) keepDatagram(l *link, frame []byte, ip uint16) {
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(frame)})
+	defer pkt.DecRef()
+	if s.header.Flags != 0 {
+		pkt.GSOOptions = stack.GSO{NeedsCsum: true, CsumOffset: udpChecksumOffset, L3HdrLen: ip}
+	}
+	s.keep(l, pkt)
+}
+
+// encodeDatagram writes the headers of a datagram to the guest, or of many in a frame.
 func encodeDatagram(head []byte, from, to netip.AddrPort, p []byte, sum bool) {
 	clear(head)
 	copy(head, GuestMAC)

@@ -10,6 +10,7 @@ import (
 	"github.com/anthropics/boxlite/pkg/runtime/internal/netstack/egress"
 	"github.com/anthropics/boxlite/pkg/virtio/queue"
 	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
 )
 
 const (
@@ -213,31 +214,83 @@ func (f *udpFlow) forget() {
 	f.waiting, f.held = nil, 0
 }
 
-// burst bounds the datagrams of a flow that are read before others get their turn.
-const burst = 64
+const (
+	// burst bounds the datagrams of a flow that are read before others get their turn.
+	burst = 64
+	// joinedMost bounds what is joined into one frame: an IP packet has 65535 bytes.
+	joinedMost = 65535 - header.IPv6MinimumSize - header.UDPMinimumSize
+)
 
-// datagrams are buffers for what comes from the host. One is taken when there is
-// something to read, so that idle flows hold none.
-var datagrams = sync.Pool{New: func() any { return new([maxDatagram]byte) }}
+// datagrams are buffers for what comes from the host: room for a datagram after all
+// that is joined. One is taken when there is something to read, so that idle flows
+// hold none.
+var datagrams = sync.Pool{New: func() any { return new([joinedMost + maxDatagram]byte) }}
+
+// joining are datagrams on their way to the guest, at the beginning of buf one after
+// the other: all of one size, but the last may be shorter.
+type joining struct {
+	f     *udpFlow
+	buf   *[joinedMost + maxDatagram]byte
+	most  int // bytes of a datagram that can be joined with others; -1 for none
+	n     int // bytes
+	each  int // of the first
+	count int
+	last  bool // nothing can follow
+	queue int  // that needs to be flushed, or -1
+}
+
+// next is where to read the next datagram.
+func (j *joining) next() []byte {
+	if j.last {
+		j.send()
+	}
+	return j.buf[j.n:]
+}
+
+// add takes the datagram of n bytes that is at next.
+func (j *joining) add(n int) {
+	if j.count > 0 && (n > j.each || n == 0 || j.n+n > joinedMost) {
+		at := j.n
+		j.send()
+		copy(j.buf[:], j.buf[at:at+n])
+	}
+	if j.count == 0 {
+		j.each = n
+	}
+	j.n += n
+	j.count++
+	j.last = n < j.each || n == 0 || n > j.most || j.count == maxSegments
+}
+
+func (j *joining) send() {
+	if j.count > 0 {
+		j.queue = j.f.table.net.link.datagrams(j.f.key.dst, j.f.key.src, j.buf[:j.n], j.each)
+	}
+	j.n, j.each, j.count, j.last = 0, 0, 0, false
+}
 
 // receive carries to the guest what there is, a burst of it at most. It reports
 // whether there was no more, and whether the flow is over.
 func (f *udpFlow) receive() (drained, over bool) {
-	buf := datagrams.Get().(*[maxDatagram]byte)
-	defer datagrams.Put(buf)
-	l, q := f.table.net.link, -1
+	l := f.table.net.link
+	j := joining{f: f, buf: datagrams.Get().(*[joinedMost + maxDatagram]byte), most: -1, queue: -1}
+	if l.joins() {
+		j.most = int(l.mtu) - header.IPv6MinimumSize - header.UDPMinimumSize
+	}
 	defer func() {
-		if q >= 0 {
+		j.send()
+		datagrams.Put(j.buf)
+		if j.queue >= 0 {
 			f.used.Store(time.Now().UnixNano())
-			l.queues[q].lull.flush(true)
+			l.queues[j.queue].lull.flush(true)
 		}
 	}()
 	for range burst {
-		n, err := f.read(buf[:])
+		n, err := f.read(j.next())
 		switch {
 		case err == nil:
 			f.received.Add(uint64(n))
-			q = l.datagram(f.key.dst, f.key.src, buf[:n])
+			j.add(n)
 		case err == unix.EAGAIN:
 			return true, false
 		case isRefused(err): // the far end said so by ICMP

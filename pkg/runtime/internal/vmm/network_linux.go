@@ -88,7 +88,7 @@ func openNetwork(cfg *Config, log *slog.Logger) (n *network, err error) {
 	}
 	if n.card, err = vnet.New(vnet.Config{
 		MAC: [6]byte(netstack.GuestMAC), MTU: mtu, Queues: pairs, Host: n.stack.Host(),
-		FromGuest: vnet.AllOffloads, ToGuest: vnet.OffloadCsum | vnet.OffloadTSO4 | vnet.OffloadTSO6,
+		FromGuest: vnet.AllOffloads, ToGuest: vnet.AllOffloads,
 		Log: func(format string, args ...any) { log.Warn(fmt.Sprintf(format, args...)) },
 	}); err != nil {
 		return n, err
