@@ -29,8 +29,8 @@ const (
 // internet is a network namespace with servers at the other end of a veth pair, and
 // the tree of files in which they run.
 type internet struct {
-	tree       string
-	here, over *os.File // the two namespaces
+	tree string
+	over chan func() // work for the thread in the servers' namespace
 }
 
 var world struct {
@@ -72,15 +72,12 @@ func (w *internet) setUp() error {
 		return err
 	}
 	var err error
-	over := w.there(func() {
+	w.there(func() {
 		err = w.ip("link set lo up", "link set veth0 up",
 			"addr add "+serverAddr4+"/24 dev veth0", "addr add "+serverAddr6+"/64 dev veth0 nodad",
 			// Answers of other servers do not come from this one's address.
 			"addr add "+nameServer4+"/24 dev veth0", "addr add "+nameServer6+"/64 dev veth0 nodad preferred_lft 0")
 	})
-	if over != nil {
-		return over
-	}
 	return err
 }
 
@@ -123,42 +120,43 @@ func (w *internet) mount() error {
 	return nil
 }
 
-// separate makes the servers' network namespace, known to ip(8) as "internet".
-func (w *internet) separate() (err error) {
-	const self = "/proc/thread-self/ns/net"
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	if w.here, err = os.Open(self); err != nil {
-		return err
-	}
+// separate makes the servers' network namespace, known to ip(8) as "internet", and a
+// thread in it that stays. Servers die with the thread that started them
+// (PR_SET_PDEATHSIG), and others may end at any time: package kvm's probe takes its own along.
+func (w *internet) separate() error {
+	w.over = make(chan func())
+	made := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		err := w.enter()
+		made <- err
+		for err == nil {
+			(<-w.over)()
+		}
+	}()
+	return <-made
+}
+
+// enter has the calling thread be in a new namespace.
+func (w *internet) enter() error {
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		return os.NewSyscallError("unshare", err)
 	}
 	name := w.tree + "/run/netns/internet"
-	if w.over, err = os.Open(self); err == nil {
-		err = os.WriteFile(name, nil, 0o444)
+	if err := os.WriteFile(name, nil, 0o444); err != nil {
+		return err
 	}
-	if err == nil {
-		err = os.NewSyscallError("mount", unix.Mount(self, name, "", unix.MS_BIND, ""))
-	}
-	if back := unix.Setns(int(w.here.Fd()), unix.CLONE_NEWNET); back != nil {
-		panic(back) // this thread would be lost in the other namespace
-	}
-	return err
+	return os.NewSyscallError("mount", unix.Mount("/proc/thread-self/ns/net", name, "", unix.MS_BIND, ""))
 }
 
 // there runs f in the servers' namespace: sockets and processes that it makes stay.
-func (w *internet) there(f func()) error {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	if err := unix.Setns(int(w.over.Fd()), unix.CLONE_NEWNET); err != nil {
-		return os.NewSyscallError("setns", err)
+func (w *internet) there(f func()) {
+	done := make(chan struct{})
+	w.over <- func() {
+		defer close(done)
+		f()
 	}
-	f()
-	if err := unix.Setns(int(w.here.Fd()), unix.CLONE_NEWNET); err != nil {
-		panic(err)
-	}
-	return nil
+	<-done
 }
 
 // ip runs ip(8) of the tree, once for each line.
@@ -199,7 +197,7 @@ func (w *internet) serve(t *testing.T, addr, path string, args ...string) {
 	var log strings.Builder
 	cmd.Stdout, cmd.Stderr = &log, &log
 	var err error
-	require.NoError(t, w.there(func() { err = cmd.Start() }))
+	w.there(func() { err = cmd.Start() })
 	require.NoError(t, err)
 	ended := make(chan struct{})
 	go func() {
@@ -234,7 +232,7 @@ func (w *internet) listen(t *testing.T, f func(*net.TCPConn)) int {
 	t.Helper()
 	var l net.Listener
 	var err error
-	require.NoError(t, w.there(func() { l, err = net.Listen("tcp", ":0") }))
+	w.there(func() { l, err = net.Listen("tcp", ":0") })
 	require.NoError(t, err)
 	t.Cleanup(func() { l.Close() })
 	go func() {
