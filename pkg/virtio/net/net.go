@@ -39,12 +39,11 @@ type Host interface {
 	Ready(q int)
 }
 
-// Waiter is a [Host] that has other things to wait for than the guest.
+// Waiter is implemented by a [Host] that has more to wait for than the guest.
 type Waiter interface {
-	// Await returns true when the bell of queue pair q was rung since the last call,
-	// which the goroutine of the pair waits for, and false when it cannot be waited
-	// for any more. Whatever else happens meanwhile, the host does on that goroutine,
-	// which then has no other to wake. It must not block for long but for the bell.
+	// Await replaces bell.Wait on the goroutine of pair q: it returns true once the
+	// bell was rung since the last call, and false when it cannot be waited for any
+	// more. Meanwhile it may do other things there, but must not block in them.
 	Await(q int, bell *virtio.Doorbell) bool
 }
 
@@ -56,7 +55,7 @@ type Config struct {
 	QueueSize uint16   // descriptors per queue, a power of two from 32 to 1024; 0 means 256
 	FromGuest Offloads // what the guest may leave to the host; all but OffloadCsum need that one
 	ToGuest   Offloads // what the host may want to leave to the guest; likewise
-	Host      Host     // the other end; required
+	Host      Host     // the other end; required; it may be a [Waiter]
 	// Log receives which frames of the guest were dropped and why, at a bounded
 	// rate. Any goroutine may call it. nil means silence.
 	Log func(format string, args ...any)

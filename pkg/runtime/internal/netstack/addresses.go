@@ -28,6 +28,9 @@ var (
 // HostName is the name of the host in a box's network.
 const HostName = "host.boxlite.internal"
 
+// subnetBroadcast4 is the last address of Subnet4.
+var subnetBroadcast4 = netip.MustParseAddr("192.168.127.255")
+
 var (
 	guestMAC    = tcpip.LinkAddress(GuestMAC)
 	gatewayLink = tcpip.LinkAddress(GatewayMAC)

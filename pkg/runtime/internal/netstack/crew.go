@@ -2,8 +2,8 @@ package netstack
 
 import "sync"
 
-// crewIdle is how many goroutines wait for something to do. Short connections one
-// after the other need two at a time.
+// crewIdle is how many goroutines wait for something to do. Connections one after the
+// other need three at a time.
 const crewIdle = 16
 
 // crew are the goroutines of a network. Some stay for the next job: a new one's stack
@@ -32,7 +32,8 @@ func (c *crew) spawn(f func()) bool {
 		jobs := make(chan func(), 1)
 		for f != nil {
 			f()
-			if f = nil; c.rest(jobs) {
+			f = nil // who waits keeps nothing of the last job alive
+			if c.rest(jobs) {
 				f = <-jobs
 			}
 		}

@@ -15,10 +15,7 @@ const (
 	maxDHCP        = 1500
 )
 
-var (
-	broadcast4   = netip.AddrFrom4([4]byte{255, 255, 255, 255})
-	broadcastOf4 = netip.AddrFrom4([4]byte{192, 168, 127, 255}) // of Subnet4
-)
+var broadcast4 = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 
 // dhcp answers a client (RFC 2131) with the one address that there is. The kernel
 // that comes with boxlite asks for none: its init sets the address. Others do.
@@ -69,5 +66,5 @@ func (n *Network) dhcp(p []byte) {
 		n.count.dropped.Add(1)
 		return
 	}
-	n.datagram(netip.AddrPortFrom(Gateway4, dhcpServerPort), netip.AddrPortFrom(broadcast4, dhcpClientPort), r.ToBytes())
+	n.sendDatagram(netip.AddrPortFrom(Gateway4, dhcpServerPort), netip.AddrPortFrom(broadcast4, dhcpClientPort), r.ToBytes())
 }

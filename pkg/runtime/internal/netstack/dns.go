@@ -38,7 +38,7 @@ func (n *Network) query(src, dst netip.AddrPort, q []byte) {
 	if !n.spawn(func() {
 		defer n.dnsEnd()
 		if answer := n.cfg.DNS.Handle(n.ctx, q, maxAnswer); answer != nil {
-			n.datagram(dst, src, answer)
+			n.sendDatagram(dst, src, answer)
 		}
 	}) {
 		n.dnsEnd()

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/anthropics/boxlite/pkg/runtime/internal/netstack/egress"
@@ -86,24 +87,20 @@ func (p *pinger) serve(run *pingRun) {
 	flow := Flow{Time: time.Now(), Protocol: egress.ICMP, Src: netip.AddrPortFrom(guestOf(run.key.dst), 0), Dst: netip.AddrPortFrom(run.key.dst, 0)}
 	flow.Verdict = p.net.cfg.Policy.Check(p.net.ctx, egress.Flow{Protocol: egress.ICMP, Dst: flow.Dst})
 	var conn *net.UDPConn
-	var to *sender
 	if flow.Verdict.Allow {
 		var err error
-		if conn, err = pingSocket(run.key.dst); err == nil {
-			to, err = newSender(conn)
-		}
-		if err != nil {
+		if conn, err = pingSocket(run.key.dst); err != nil {
 			flow.Err = err.Error()
 		}
 	} else {
 		p.net.count.denied.Add(1)
 		flow.Err = errDenied.Error()
 	}
-	if to == nil { // all that there is to say; the run goes on, so that each request does not ask again
+	if conn == nil { // all that there is to say; the run goes on, so that each request does not ask again
 		p.net.report(&flow)
 	}
 	var answers sync.WaitGroup
-	if to != nil {
+	if conn != nil {
 		answers.Go(func() { flow.Received = p.answers(run, conn) })
 	}
 	idle := time.NewTimer(pingIdle)
@@ -112,9 +109,9 @@ func (p *pinger) serve(run *pingRun) {
 		select {
 		case e := <-run.requests:
 			idle.Reset(pingIdle)
-			if to != nil {
+			if conn != nil {
 				flow.Sent += uint64(len(e.data))
-				p.request(run, to, e)
+				p.request(run, conn, e)
 			}
 		case <-idle.C:
 			more = false
@@ -127,9 +124,7 @@ func (p *pinger) serve(run *pingRun) {
 	p.mu.Unlock()
 	if conn != nil {
 		conn.Close()
-	}
-	answers.Wait()
-	if to != nil {
+		answers.Wait()
 		p.net.report(&flow)
 	}
 }
@@ -174,7 +169,7 @@ func pingSocket(dst netip.Addr) (*net.UDPConn, error) {
 }
 
 // request sends one. The host's kernel fills in identifier and checksum.
-func (p *pinger) request(run *pingRun, to *sender, e echo) {
+func (p *pinger) request(run *pingRun, conn *net.UDPConn, e echo) {
 	m := make([]byte, header.ICMPv4MinimumSize+len(e.data))
 	h := header.ICMPv4(m)
 	h.SetType(header.ICMPv4Echo)
@@ -185,7 +180,7 @@ func (p *pinger) request(run *pingRun, to *sender, e echo) {
 	h.SetSequence(e.seq)
 	copy(m[header.ICMPv4MinimumSize:], e.data)
 	h.SetChecksum(^checksum.Checksum(m, 0)) // macOS wants it done
-	_, _ = to.send(m)
+	_, _ = conn.Write(m)
 }
 
 // answers passes replies on to the guest until the socket is closed.
@@ -199,7 +194,7 @@ func (p *pinger) answers(run *pingRun, conn *net.UDPConn) (bytes uint64) {
 		want = byte(header.ICMPv6EchoReply)
 	}
 	for {
-		_, err := readDatagram(raw, func(m []byte) {
+		err := readDatagram(raw, func(m []byte) {
 			if !run.key.dst.Is6() && len(m) > header.IPv4MinimumSize && m[0]>>4 == 4 { // macOS leaves the IP header on
 				m = m[min(len(m), int(header.IPv4(m).HeaderLength())):]
 			}
@@ -212,6 +207,28 @@ func (p *pinger) answers(run *pingRun, conn *net.UDPConn) (bytes uint64) {
 			return bytes
 		}
 	}
+}
+
+// readDatagram waits for a datagram, and gives it to take, which must not keep it. The
+// buffer is taken when there is something to read.
+func readDatagram(raw syscall.RawConn, take func(p []byte)) error {
+	var rerr error
+	err := raw.Read(func(fd uintptr) bool {
+		buf := joinBuffers.Get().(*[joinedMost + maxDatagram]byte)
+		defer joinBuffers.Put(buf)
+		var n int
+		switch n, rerr = unix.Read(int(fd), buf[:]); rerr {
+		case nil:
+			take(buf[:n])
+		case unix.EAGAIN, unix.EINTR:
+			return false
+		}
+		return true
+	})
+	if err == nil {
+		err = rerr
+	}
+	return err
 }
 
 // reply sends an echo reply to the guest under the identifier that it chose.

@@ -284,11 +284,6 @@ func (l *link) SupportedGSO() stack.SupportedGSO {
 	return stack.HostGSOSupported
 }
 
-// offloadsChecksums reports whether the guest takes datagrams without a checksum.
-func (l *link) offloadsChecksums() bool {
-	return l.nic != nil && l.nic.Offloads().Has(vnet.OffloadCsum)
-}
-
 // Attach implements [stack.LinkEndpoint].
 func (l *link) Attach(d stack.NetworkDispatcher) { l.dispatcher = d }
 

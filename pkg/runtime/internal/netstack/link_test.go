@@ -69,7 +69,7 @@ func TestHostileNoRoom(t *testing.T) {
 	require.Equal(t, []byte("x"), exchange(t, c, []byte("x")))
 	g.link.refill(0)
 	for range 2000 {
-		g.net.datagram(udpEchoSource, udpGuest, make([]byte, 8<<10))
+		g.net.sendDatagram(udpEchoSource, udpGuest, make([]byte, 8<<10))
 	}
 	q := &g.net.link.queues[0]
 	q.mu.Lock()

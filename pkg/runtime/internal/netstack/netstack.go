@@ -122,7 +122,7 @@ func New(cfg Config) (*Network, error) {
 	n := &Network{cfg: cfg, log: cfg.Log, limit: processLimits()}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.udp = newUDPTable(n)
-	if err := n.udp.sockets.open(n.udp); err != nil {
+	if err := n.udp.sockets.open(); err != nil {
 		n.cancel()
 		return nil, fmt.Errorf("netstack: %w", err)
 	}

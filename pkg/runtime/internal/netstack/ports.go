@@ -245,7 +245,7 @@ func (t *portTable) receiveUDP(o *openPort) {
 		if peer == nil {
 			continue
 		}
-		t.net.datagram(netip.AddrPortFrom(Gateway4, peer.port), netip.AddrPortFrom(Guest4, o.Guest), buf[:n])
+		t.net.sendDatagram(netip.AddrPortFrom(Gateway4, peer.port), netip.AddrPortFrom(Guest4, o.Guest), buf[:n])
 	}
 }
 
@@ -297,6 +297,6 @@ func (t *portTable) reply(src, dst netip.AddrPort, v [][]byte) bool {
 		return false
 	}
 	p.used.Store(time.Now().UnixNano())
-	_, _ = p.key.port.conn.WriteToUDPAddrPort(joined(v), p.key.from) // UDP sockets of the host do not block for long
+	_, _ = p.key.port.conn.WriteToUDPAddrPort(gathered(v), p.key.from) // UDP sockets of the host do not block for long
 	return true
 }

@@ -150,7 +150,7 @@ var errDenied = errors.New("denied by the policy")
 
 // dial connects to where an address of the guest's leads.
 func (f *tcpForwarder) dial(ctx context.Context, dst netip.AddrPort) (*net.TCPConn, error) {
-	// Not DialTCP: it binds the socket first, to a port that nothing else can have then.
+	// Not Dialer.DialTCP, which binds the socket even so, to a port that nothing else can have then.
 	conn, err := f.dialer.DialContext(ctx, "tcp", f.where(dst).String())
 	if err != nil {
 		return nil, err

@@ -22,8 +22,6 @@ const (
 	udpSweep = udpIdle / 8
 
 	maxDatagram = 65507
-
-	udpChecksumOffset = 6 // in the header, RFC 768
 )
 
 // udpKey names a flow of the guest.
@@ -46,8 +44,8 @@ func newUDPTable(n *Network) *udpTable {
 	return &udpTable{net: n, flows: make(map[udpKey]*udpFlow)}
 }
 
-// handle takes a datagram of the guest that came through the stack. It reports false
-// for one that nobody takes, which the stack answers with ICMP.
+// handle takes a datagram of the guest that came through the stack. It always reports
+// true: take itself tells the guest of what nobody takes.
 func (t *udpTable) handle(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
 	key := udpKey{
 		netip.AddrPortFrom(fromTCPIP(id.RemoteAddress), id.RemotePort),
@@ -69,9 +67,9 @@ func (t *udpTable) take(key udpKey, v [][]byte) {
 	src, dst := key.src, key.dst
 	switch gateway := dst.Addr() == Gateway4 || dst.Addr() == Gateway6; {
 	case dst.Port() == dhcpServerPort && dst.Addr().Is4():
-		t.net.dhcp(joined(v))
+		t.net.dhcp(gathered(v))
 	case gateway && dst.Port() == dnsPort && t.net.cfg.DNS != nil:
-		t.net.query(src, dst, joined(v))
+		t.net.query(src, dst, gathered(v))
 	case gateway:
 		if !t.net.ports.reply(src, dst, v) {
 			t.net.unreachable(key, syscall.ECONNREFUSED)
@@ -84,8 +82,8 @@ func (t *udpTable) take(key udpKey, v [][]byte) {
 	}
 }
 
-// joined is a copy of what the pieces hold.
-func joined(v [][]byte) []byte {
+// gathered is a copy of what the pieces hold.
+func gathered(v [][]byte) []byte {
 	b := make([]byte, queue.Len(v))
 	queue.Gather(b, v)
 	return b
@@ -159,7 +157,8 @@ func (t *udpTable) opened() {
 	t.opening--
 }
 
-// sweep ends the flows that are idle, and comes again while there are flows.
+// sweep ends the flows that are idle, drains sockets that nobody waits for, and comes
+// again while there are flows.
 func (t *udpTable) sweep() {
 	now := time.Now()
 	var idle []*udpFlow

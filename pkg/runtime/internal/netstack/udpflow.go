@@ -34,9 +34,11 @@ type udpFlow struct {
 	sent     atomic.Uint64
 	received atomic.Uint64
 
+	// mu comes before udpSockets.mu and the stack's locks, and is not held together
+	// with udpTable.mu.
 	mu      sync.Mutex
-	fd      int // a connected socket that never blocks; -1 before it is open, and after
-	dead    bool
+	fd      int      // a connected socket that never blocks; -1 before it is open, and after
+	dead    bool     // ended or refused, maybe before it was open
 	waiting [][]byte // datagrams that came before it was open
 	held    int64    // bytes of them
 	begun   *Flow    // what is to be reported at the end; nil before it is open, and after
@@ -205,7 +207,7 @@ func (f *udpFlow) wait(v [][]byte, n int) {
 		return
 	}
 	f.held += size
-	f.waiting = append(f.waiting, joined(v))
+	f.waiting = append(f.waiting, gathered(v))
 }
 
 // forget drops what waits. Preconditions: mu.
@@ -214,72 +216,17 @@ func (f *udpFlow) forget() {
 	f.waiting, f.held = nil, 0
 }
 
-const (
-	// burst bounds the datagrams of a flow that are read before others get their turn.
-	burst = 64
-	// joinedMost bounds what is joined into one frame: an IP packet has 65535 bytes.
-	joinedMost = 65535 - header.IPv6MinimumSize - header.UDPMinimumSize
-)
-
-// datagrams are buffers for what comes from the host: room for a datagram after all
-// that is joined. One is taken when there is something to read, so that idle flows
-// hold none.
-var datagrams = sync.Pool{New: func() any { return new([joinedMost + maxDatagram]byte) }}
-
-// joining are datagrams on their way to the guest, at the beginning of buf one after
-// the other: all of one size, but the last may be shorter.
-type joining struct {
-	f     *udpFlow
-	buf   *[joinedMost + maxDatagram]byte
-	most  int // bytes of a datagram that can be joined with others; -1 for none
-	n     int // bytes
-	each  int // of the first
-	count int
-	last  bool // nothing can follow
-	queue int  // that needs to be flushed, or -1
-}
-
-// next is where to read the next datagram.
-func (j *joining) next() []byte {
-	if j.last {
-		j.send()
-	}
-	return j.buf[j.n:]
-}
-
-// add takes the datagram of n bytes that is at next.
-func (j *joining) add(n int) {
-	if j.count > 0 && (n > j.each || n == 0 || j.n+n > joinedMost) {
-		at := j.n
-		j.send()
-		copy(j.buf[:], j.buf[at:at+n])
-	}
-	if j.count == 0 {
-		j.each = n
-	}
-	j.n += n
-	j.count++
-	j.last = n < j.each || n == 0 || n > j.most || j.count == maxSegments
-}
-
-func (j *joining) send() {
-	if j.count > 0 {
-		j.queue = j.f.table.net.link.datagrams(j.f.key.dst, j.f.key.src, j.buf[:j.n], j.each)
-	}
-	j.n, j.each, j.count, j.last = 0, 0, 0, false
-}
-
 // receive carries to the guest what there is, a burst of it at most. It reports
 // whether there was no more, and whether the flow is over.
 func (f *udpFlow) receive() (drained, over bool) {
 	l := f.table.net.link
-	j := joining{f: f, buf: datagrams.Get().(*[joinedMost + maxDatagram]byte), most: -1, queue: -1}
+	j := joining{f: f, buf: joinBuffers.Get().(*[joinedMost + maxDatagram]byte), most: -1, queue: -1}
 	if l.joins() {
 		j.most = int(l.mtu) - header.IPv6MinimumSize - header.UDPMinimumSize
 	}
 	defer func() {
 		j.send()
-		datagrams.Put(j.buf)
+		joinBuffers.Put(j.buf)
 		if j.queue >= 0 {
 			f.used.Store(time.Now().UnixNano())
 			l.queues[j.queue].lull.flush(true)
@@ -296,8 +243,10 @@ func (f *udpFlow) receive() (drained, over bool) {
 		case isRefused(err): // the far end said so by ICMP
 			f.table.net.unreachable(f.key, err)
 		case err == unix.EINTR:
+		case err == unix.EBADF: // it was ended
+			return true, true
 		default:
-			f.end("")
+			f.end(err.Error())
 			return true, true
 		}
 	}

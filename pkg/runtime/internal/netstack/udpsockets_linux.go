@@ -15,15 +15,14 @@ import (
 // and no flow needs a goroutine. The Go poller would also ask to hear of room to write,
 // of which a socket tells after each datagram that has left it.
 type udpSockets struct {
-	table *udpTable
 	epoll int
 
-	serving atomic.Bool // somebody waits, or does what there is to do
+	waiting atomic.Bool // the card's goroutine is in wait
 
 	mu    sync.Mutex
 	flows map[int32]*udpFlow // by socket
 
-	// The card's goroutine's.
+	// Used by the card's goroutine only.
 	bell   int // the descriptor that is waited for beside sockets
 	events [64]unix.EpollEvent
 	more   []*udpFlow // with more than their burst
@@ -33,8 +32,8 @@ func socketUDP(family int) (int, error) {
 	return unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 }
 
-func (s *udpSockets) open(t *udpTable) (err error) {
-	s.table, s.bell, s.flows = t, -1, map[int32]*udpFlow{}
+func (s *udpSockets) open() (err error) {
+	s.bell, s.flows = -1, map[int32]*udpFlow{}
 	s.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	return os.NewSyscallError("epoll_create1", err)
 }
@@ -53,7 +52,8 @@ func (s *udpSockets) add(f *udpFlow, fd int) error {
 	return nil
 }
 
-// watch has each event of a descriptor told once.
+// watch has each event of a descriptor told once. A ring of the bell is one, so that
+// nobody has to read its count.
 func (s *udpSockets) watch(fd int) error {
 	return os.NewSyscallError("epoll_ctl",
 		unix.EpollCtl(s.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: int32(fd)}))
@@ -76,8 +76,8 @@ func (s *udpSockets) flow(fd int32) *udpFlow {
 
 // wait serves sockets until the bell is rung, see [vnet.Waiter].
 func (s *udpSockets) wait(bell *virtio.Doorbell) bool {
-	s.serving.Store(true)
-	defer s.serving.Store(false)
+	s.waiting.Store(true)
+	defer s.waiting.Store(false)
 	if s.bell != bell.FD() {
 		if s.watch(bell.FD()) != nil {
 			return bell.Wait() // and the sockets have to be drained by the sweep
@@ -118,9 +118,10 @@ func (s *udpSockets) serve(f *udpFlow) {
 	}
 }
 
-// drain drops what came for a guest that does not take it.
+// drain does what wait would, where nobody waits: the guest may have no driver, and
+// what comes for it would fill the sockets.
 func (s *udpSockets) drain() {
-	if s.serving.Load() {
+	if s.waiting.Load() {
 		return
 	}
 	s.mu.Lock()

@@ -13,16 +13,11 @@ import (
 
 // udpSockets hears of what comes to the sockets of all flows: a goroutine for each.
 type udpSockets struct {
-	table *udpTable
-
 	mu    sync.Mutex
 	files map[int]*os.File // by socket
 }
 
-func (s *udpSockets) open(t *udpTable) error {
-	s.table = t
-	return nil
-}
+func (s *udpSockets) open() error { return nil }
 
 // wait is [vnet.Waiter]'s.
 func (s *udpSockets) wait(bell *virtio.Doorbell) bool { return bell.Wait() }
@@ -58,7 +53,7 @@ func (s *udpSockets) add(f *udpFlow, fd int) error {
 		s.files = map[int]*os.File{}
 	}
 	s.files[fd] = file
-	if !s.table.net.spawn(func() {
+	if !f.table.net.spawn(func() {
 		// The descriptor is closed when this returns, and not under it.
 		_ = raw.Read(func(uintptr) bool {
 			for {

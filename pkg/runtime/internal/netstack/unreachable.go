@@ -81,3 +81,20 @@ func ipv6Header(src, dst tcpip.Address, proto tcpip.TransportProtocolNumber, siz
 	})
 	return p
 }
+
+// isRefused reports an error that a datagram before caused, and that says nothing
+// about the next.
+func isRefused(err error) bool {
+	if err == nil {
+		return false // without an allocation: it is asked for each datagram
+	}
+	var no syscall.Errno
+	if !errors.As(err, &no) {
+		return false
+	}
+	switch no {
+	case syscall.ECONNREFUSED, syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.EMSGSIZE:
+		return true
+	}
+	return false
+}
