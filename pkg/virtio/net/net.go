@@ -41,10 +41,12 @@ type Host interface {
 
 // Waiter is implemented by a [Host] that has more to wait for than the guest.
 type Waiter interface {
-	// Await replaces bell.Wait on the goroutine of pair q: it returns true once the
-	// bell was rung since the last call, and false when it cannot be waited for any
-	// more. Meanwhile it may do other things there, but must not block in them.
-	Await(q int, bell *virtio.Doorbell) bool
+	// Await replaces bell.Wait on the goroutine of pair q. It returns true when there
+	// may be something to do for the pair, at the latest once the bell was rung since
+	// the last call, and false when the bell cannot be waited for any more. Meanwhile it
+	// may do other things there, a little at a time. Without block, there is something
+	// to do for the pair already, and it waits for nothing.
+	Await(q int, bell *virtio.Doorbell, block bool) bool
 }
 
 // Config describes a device.

@@ -251,9 +251,9 @@ type waitingHost struct {
 	calls atomic.Int64
 }
 
-func (h *waitingHost) Await(q int, bell *virtio.Doorbell) bool {
+func (h *waitingHost) Await(_ int, bell *virtio.Doorbell, block bool) bool {
 	h.calls.Add(1)
-	return bell.Wait()
+	return !block || bell.Wait()
 }
 
 // TestHostWaits has a host that has other things to do be the one who waits.

@@ -37,18 +37,18 @@ func (p *pair) run() {
 			p.dev.fail(p.dev.irq, err)
 			return
 		}
-		if !more && !p.wait() {
+		if !p.wait(!more) {
 			return
 		}
 	}
 }
 
-// wait returns true when the bell was rung.
-func (p *pair) wait() bool {
+// wait returns true when there may be something to do. With block it waits for that.
+func (p *pair) wait(block bool) bool {
 	if w := p.dev.waiter; w != nil {
-		return w.Await(p.index, p.bell)
+		return w.Await(p.index, p.bell, block)
 	}
-	return p.bell.Wait()
+	return !block || p.bell.Wait()
 }
 
 // serve does what there is to do, once round. It returns true if there is more.

@@ -39,8 +39,9 @@ func (l *link) direct(proto tcpip.NetworkProtocolNumber, h *vnet.Header, v [][]b
 		l.part(d.key, v, skip, d.size)
 		return true
 	}
-	// Many datagrams (virtio 1.3 §5.1.6.2, VIRTIO_NET_HDR_GSO_UDP_L4); the card has
-	// seen to it that they are 128 at most.
+	// Many datagrams (virtio 1.3 §5.1.6.2, VIRTIO_NET_HDR_GSO_UDP_L4), all that the frame
+	// holds; the card has seen to it that they are 128 at most.
+	d.size = size - skip
 	if int(h.CsumStart) != skip-header.UDPMinimumSize || h.GSOSize == 0 {
 		return false
 	}

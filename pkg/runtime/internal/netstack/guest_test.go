@@ -86,7 +86,7 @@ func newGuest(t testing.TB, cfg Config) *guest {
 	var pumps sync.WaitGroup
 	stop := make(chan struct{})
 	pumps.Go(func() { // the goroutine of the card's queues
-		for n.link.Await(0, bell) {
+		for n.link.Await(0, bell, true) {
 			select {
 			case <-stop:
 				return

@@ -95,7 +95,7 @@ func TestJoinedDatagrams(t *testing.T) {
 				reply(sent[i])
 			}
 			for drained := false; !drained; {
-				drained, _ = f.receive()
+				_, drained = f.receive()
 			}
 			var frames []int
 			for _, w := range card.got {

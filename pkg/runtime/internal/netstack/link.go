@@ -18,6 +18,8 @@ const (
 	// backlogBytes bounds what waits for a guest that has no room in its receive
 	// ring, for each queue pair: about what a TCP connection has in flight.
 	backlogBytes = 4 << 20
+	// packetOverhead is what a packet that waits takes besides its bytes.
+	packetOverhead = 512
 	// gsoMax is the largest TCP segment that goes to the guest in one frame; with
 	// headers it fits an IP packet.
 	gsoMax = 65535 - header.IPv6MinimumSize - header.TCPHeaderMaximumSize
@@ -136,15 +138,17 @@ func (s *sendQueue) write(l *link, q int, pkt *stack.PacketBuffer) bool {
 
 // keep has a packet wait for room, if there is some to wait in. Preconditions: mu.
 func (s *sendQueue) keep(l *link, pkt *stack.PacketBuffer) bool {
-	size := pkt.Size()
-	if s.waiting+size > backlogBytes {
+	if !s.roomFor(pkt.Size()) {
 		l.net.count.lost.Add(1)
 		return false
 	}
 	s.backlog = append(s.backlog, pkt.IncRef())
-	s.waiting += size
+	s.waiting += pkt.Size() + packetOverhead
 	return true
 }
+
+// roomFor reports whether a packet may wait. Preconditions: mu.
+func (s *sendQueue) roomFor(size int) bool { return s.waiting+size+packetOverhead <= backlogBytes }
 
 // send hands one packet to the card.
 func (s *sendQueue) send(l *link, q int, pkt *stack.PacketBuffer) vnet.Status {
@@ -211,7 +215,7 @@ func (l *link) Ready(q int) {
 		if status == vnet.Down {
 			l.net.count.lost.Add(1)
 		}
-		s.waiting -= pkt.Size()
+		s.waiting -= pkt.Size() + packetOverhead
 		pkt.DecRef()
 		s.backlog[n] = nil
 		n++
@@ -224,11 +228,11 @@ func (l *link) Ready(q int) {
 }
 
 // Await implements [vnet.Waiter].
-func (l *link) Await(q int, bell *virtio.Doorbell) bool {
+func (l *link) Await(q int, bell *virtio.Doorbell, block bool) bool {
 	if q == 0 {
-		return l.net.udp.sockets.wait(bell)
+		return l.net.udp.sockets.wait(bell, block)
 	}
-	return bell.Wait()
+	return !block || bell.Wait()
 }
 
 // close drops what waits. The card must be at rest.

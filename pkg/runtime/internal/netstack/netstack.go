@@ -21,6 +21,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	vnet "github.com/anthropics/boxlite/pkg/virtio/net"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
@@ -79,7 +81,8 @@ type Network struct {
 	count counters
 	limit limits
 
-	queries atomic.Int64 // under way at the name server
+	queries      atomic.Int64 // under way at the name server
+	unreachables *rate.Limiter
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -119,7 +122,7 @@ func New(cfg Config) (*Network, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	n := &Network{cfg: cfg, log: cfg.Log, limit: processLimits()}
+	n := &Network{cfg: cfg, log: cfg.Log, limit: processLimits(), unreachables: rate.NewLimiter(1000, 50)}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.udp = newUDPTable(n)
 	if err := n.udp.sockets.open(); err != nil {

@@ -79,6 +79,10 @@ func (l *link) sendDatagrams(from, to netip.AddrPort, p []byte, each int) (q int
 	for first := true; first || len(p) > 0; first = false { // each by itself, as the guest may take no joined ones by then
 		one := p[:min(each, len(p))]
 		p = p[len(one):]
+		if !s.roomFor(len(head) + len(one)) {
+			l.net.count.lost.Add(1)
+			continue
+		}
 		encodeDatagram(head, from, to, one, partial)
 		s.keepDatagram(l, head, one, partial)
 	}

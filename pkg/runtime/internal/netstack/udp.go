@@ -126,7 +126,7 @@ func (t *udpTable) findOrOpen(key udpKey) (f, evicted *udpFlow) {
 	t.flows[key] = f
 	t.opening++
 	if t.sweeper == nil {
-		t.sweeper = time.AfterFunc(udpSweep, t.sweep)
+		t.sweeper = time.AfterFunc(udpSweep, func() { t.net.spawn(t.sweep) })
 	}
 	return f, evicted
 }

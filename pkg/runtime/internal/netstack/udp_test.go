@@ -234,31 +234,6 @@ func TestDatagramsAllocateNothing(t *testing.T) {
 	require.Zero(t, testing.AllocsPerRun(100, func() { g.net.sendDatagram(udpEchoSource, udpGuest, p) }))
 }
 
-// TestUDPForNobody has the sweep take what comes for a guest without a driver, so that
-// it does not fill the host's sockets.
-func TestUDPForNobody(t *testing.T) {
-	server, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	require.NoError(t, err)
-	defer server.Close()
-	g := newGuest(t, Config{})
-	dst := netip.AddrPortFrom(Host4, uint16(server.LocalAddr().(*net.UDPAddr).Port))
-	_, err = g.udp(4000, dst).Write([]byte("hello"))
-	require.NoError(t, err)
-	server.SetReadDeadline(time.Now().Add(waitLong))
-	_, from, err := server.ReadFrom(make([]byte, 10))
-	require.NoError(t, err)
-	g.reset()
-	for range 200 {
-		_, err := server.WriteTo(make([]byte, 100), from)
-		require.NoError(t, err)
-	}
-	f := g.net.udp.flow(udpKey{netip.AddrPortFrom(Guest4, 4000), dst})
-	require.Eventually(t, func() bool {
-		g.net.udp.sweep()
-		return f.received.Load() == 200*100
-	}, waitLong, tick)
-}
-
 // TestUDPIdle ends flows that were silent for long, and tells of them.
 func TestUDPIdle(t *testing.T) {
 	flows := make(chan Flow, 4)

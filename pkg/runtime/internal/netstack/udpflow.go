@@ -33,6 +33,7 @@ type udpFlow struct {
 	refused  atomic.Int64 // when it may be tried again: Unix ns; 0 for a flow that may be
 	sent     atomic.Uint64
 	received atomic.Uint64
+	queued   bool // in udpSockets.ready, and the card's goroutine's as that is
 
 	// mu comes before udpSockets.mu and the stack's locks, and is not held together
 	// with udpTable.mu.
@@ -111,6 +112,9 @@ func connectUDP(to netip.AddrPort) (int, error) {
 	fd, err := socketUDP(family)
 	if err != nil {
 		return -1, os.NewSyscallError("socket", err)
+	}
+	if to.Addr().Is4() { // a rule may allow the broadcast address of a network, to wake a machine, say
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BROADCAST, 1)
 	}
 	if err := unix.Connect(fd, addr); err != nil {
 		unix.Close(fd)
@@ -216,9 +220,9 @@ func (f *udpFlow) forget() {
 	f.waiting, f.held = nil, 0
 }
 
-// receive carries to the guest what there is, a burst of it at most. It reports
-// whether there was no more, and whether the flow is over.
-func (f *udpFlow) receive() (drained, over bool) {
+// receive carries to the guest what there is, a burst of it at most. It returns how
+// many datagrams, and whether there was no more.
+func (f *udpFlow) receive() (count int, drained bool) {
 	l := f.table.net.link
 	j := joining{f: f, buf: joinBuffers.Get().(*[joinedMost + maxDatagram]byte), most: -1, queue: -1}
 	if l.joins() {
@@ -232,25 +236,23 @@ func (f *udpFlow) receive() (drained, over bool) {
 			l.queues[j.queue].lull.flush(true)
 		}
 	}()
-	for range burst {
+	for ; count < burst; count++ {
 		n, err := f.read(j.next())
 		switch {
 		case err == nil:
 			f.received.Add(uint64(n))
 			j.add(n)
-		case err == unix.EAGAIN:
-			return true, false
+		case err == unix.EAGAIN, err == unix.EBADF: // it was ended
+			return count, true
 		case isRefused(err): // the far end said so by ICMP
 			f.table.net.unreachable(f.key, err)
 		case err == unix.EINTR:
-		case err == unix.EBADF: // it was ended
-			return true, true
 		default:
 			f.end(err.Error())
-			return true, true
+			return count, true
 		}
 	}
-	return false, false
+	return count, false
 }
 
 // read takes one datagram off the socket, if there is one.

@@ -4,10 +4,15 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/anthropics/boxlite/pkg/virtio"
 	"golang.org/x/sys/unix"
 )
+
+// round bounds the datagrams of all flows, and the looks for some, before the card gets
+// its turn.
+const round = 256
 
 // udpSockets hears of what comes to the sockets of all flows, on the goroutine of the
 // network card's first queue pair: one epoll(7) waits for the guest and for the host.
@@ -17,15 +22,16 @@ import (
 type udpSockets struct {
 	epoll int
 
-	waiting atomic.Bool // the card's goroutine is in wait
+	waiting atomic.Bool  // the card's goroutine is in wait
+	seen    atomic.Int64 // when it was there last: Unix ns
 
 	mu    sync.Mutex
 	flows map[int32]*udpFlow // by socket
 
 	// Used by the card's goroutine only.
-	bell   int // the descriptor that is waited for beside sockets
+	bell   *virtio.Doorbell // that is waited for beside sockets
 	events [64]unix.EpollEvent
-	more   []*udpFlow // with more than their burst
+	ready  []*udpFlow // with something to read, each once
 }
 
 func socketUDP(family int) (int, error) {
@@ -33,12 +39,12 @@ func socketUDP(family int) (int, error) {
 }
 
 func (s *udpSockets) open() (err error) {
-	s.bell, s.flows = -1, map[int32]*udpFlow{}
+	s.flows = map[int32]*udpFlow{}
 	s.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	return os.NewSyscallError("epoll_create1", err)
 }
 
-// add begins to read what comes to a flow's socket.
+// add begins to read what comes to a flow's socket. It is called with the flow's lock.
 func (s *udpSockets) add(f *udpFlow, fd int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -74,54 +80,72 @@ func (s *udpSockets) flow(fd int32) *udpFlow {
 	return s.flows[fd]
 }
 
-// wait serves sockets until the bell is rung, see [vnet.Waiter].
-func (s *udpSockets) wait(bell *virtio.Doorbell) bool {
-	s.waiting.Store(true)
-	defer s.waiting.Store(false)
-	if s.bell != bell.FD() {
+// wait serves sockets until the bell is rung, a round at a time, see [vnet.Waiter].
+func (s *udpSockets) wait(bell *virtio.Doorbell, block bool) bool {
+	if s.bell != bell {
 		if s.watch(bell.FD()) != nil {
-			return bell.Wait() // and the sockets have to be drained by the sweep
+			return !block || bell.Wait() // the sockets are left to drain
 		}
-		s.bell = bell.FD()
+		s.bell = bell
 	}
+	s.waiting.Store(true)
+	defer func() {
+		s.seen.Store(time.Now().UnixNano())
+		s.waiting.Store(false)
+	}()
 	for {
-		timeout := -1
-		if len(s.more) > 0 {
-			timeout = 0
+		timeout := 0
+		if block && len(s.ready) == 0 {
+			timeout = -1
 		}
 		n, err := unix.EpollWait(s.epoll, s.events[:], timeout)
 		if err != nil && err != unix.EINTR {
 			return false
 		}
-		again := len(s.more)
-		for _, f := range s.more[:again] {
-			s.serve(f)
-		}
-		s.more = append(s.more[:0], s.more[again:]...)
 		rang := false
 		for _, e := range s.events[:max(n, 0)] {
-			if int(e.Fd) == s.bell {
+			if int(e.Fd) == bell.FD() {
 				rang = true
 			} else if f := s.flow(e.Fd); f != nil {
-				s.serve(f)
+				s.queue(f)
 			}
 		}
-		if rang {
+		s.serve()
+		if rang || !block || len(s.ready) > 0 {
 			return true
 		}
 	}
 }
 
-func (s *udpSockets) serve(f *udpFlow) {
-	if drained, _ := f.receive(); !drained {
-		s.more = append(s.more, f)
+// queue notes that a flow has something to read.
+func (s *udpSockets) queue(f *udpFlow) {
+	if !f.queued {
+		f.queued = true
+		s.ready = append(s.ready, f)
 	}
 }
 
-// drain does what wait would, where nobody waits: the guest may have no driver, and
-// what comes for it would fill the sockets.
+// serve does one round over the flows that have something to read.
+func (s *udpSockets) serve() {
+	i := 0
+	for left := round; i < len(s.ready) && left > 0; i++ {
+		f := s.ready[i]
+		f.queued = false
+		count, drained := f.receive()
+		if !drained {
+			s.queue(f)
+		}
+		left -= max(count, 1)
+	}
+	rest := copy(s.ready, s.ready[i:])
+	clear(s.ready[rest:])
+	s.ready = s.ready[:rest]
+}
+
+// drain does what wait would, where nobody waits any more: the guest may have no driver,
+// and what comes for it would fill the sockets.
 func (s *udpSockets) drain() {
-	if s.waiting.Load() {
+	if s.waiting.Load() || time.Since(time.Unix(0, s.seen.Load())) < udpSweep/2 {
 		return
 	}
 	s.mu.Lock()
@@ -132,7 +156,7 @@ func (s *udpSockets) drain() {
 	s.mu.Unlock()
 	for _, f := range flows {
 		for range 16 { // bursts: more than a socket's buffer holds
-			if drained, _ := f.receive(); drained {
+			if _, drained := f.receive(); drained {
 				break
 			}
 		}
@@ -146,5 +170,6 @@ func (s *udpSockets) close() {
 	if s.flows != nil {
 		s.flows = nil
 		unix.Close(s.epoll)
+		s.epoll = -1
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/anthropics/boxlite/pkg/virtio"
 	"golang.org/x/sys/unix"
@@ -16,14 +17,6 @@ type udpSockets struct {
 	mu    sync.Mutex
 	files map[int]*os.File // by socket
 }
-
-func (s *udpSockets) open() error { return nil }
-
-// wait is [vnet.Waiter]'s.
-func (s *udpSockets) wait(bell *virtio.Doorbell) bool { return bell.Wait() }
-
-// drain has nothing to do: each flow has a goroutine that does it.
-func (s *udpSockets) drain() {}
 
 func socketUDP(family int) (int, error) {
 	syscall.ForkLock.RLock()
@@ -40,47 +33,58 @@ func socketUDP(family int) (int, error) {
 	return fd, nil
 }
 
-// add begins to read what comes to a flow's socket.
-func (s *udpSockets) add(f *udpFlow, fd int) error {
-	file := os.NewFile(uintptr(fd), "udp")
-	raw, err := file.SyscallConn()
-	if err != nil {
-		return err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.files == nil {
-		s.files = map[int]*os.File{}
-	}
-	s.files[fd] = file
-	if !f.table.net.spawn(func() {
-		// The descriptor is closed when this returns, and not under it.
-		_ = raw.Read(func(uintptr) bool {
-			for {
-				if drained, over := f.receive(); over {
-					return true
-				} else if drained {
-					return false
-				}
-			}
-		})
-	}) {
-		return errClosed
-	}
+func (s *udpSockets) open() error {
+	s.files = map[int]*os.File{}
 	return nil
 }
 
-// remove closes a flow's socket.
+// add begins to read what comes to a flow's socket. It is called with the flow's lock.
+func (s *udpSockets) add(f *udpFlow, fd int) error {
+	file := os.NewFile(uintptr(fd), "udp")
+	raw, err := file.SyscallConn()
+	if err == nil {
+		s.mu.Lock()
+		s.files[fd] = file
+		s.mu.Unlock()
+		if f.table.net.spawn(func() {
+			_ = raw.Read(func(uintptr) bool {
+				for {
+					if _, drained := f.receive(); drained {
+						return false // until there is something, or it is removed
+					}
+				}
+			})
+			file.Close()
+		}) {
+			return nil
+		}
+		s.mu.Lock()
+		delete(s.files, fd)
+		s.mu.Unlock()
+		err = errClosed
+	}
+	file.Close()
+	f.fd = -1
+	return err
+}
+
+// remove has the goroutine of a flow's socket close it. It may be called on that one.
 func (s *udpSockets) remove(fd int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if file := s.files[fd]; file != nil {
 		delete(s.files, fd)
-		file.Close()
+		file.SetReadDeadline(time.Unix(1, 0))
 	} else {
 		unix.Close(fd)
 	}
 }
+
+// wait is [vnet.Waiter]'s.
+func (s *udpSockets) wait(bell *virtio.Doorbell, block bool) bool { return !block || bell.Wait() }
+
+// drain has nothing to do: each flow has a goroutine that does it.
+func (s *udpSockets) drain() {}
 
 // close has nothing left to do: the flows are gone.
 func (s *udpSockets) close() {}

@@ -11,10 +11,11 @@ import (
 
 // unreachable tells the guest by ICMP why a flow of datagrams gets nowhere: RFC 792,
 // RFC 1812 §5.2.7.1, RFC 4443 §3.1. The packet that it is about is made up from what
-// the flow knows; that much is what programs' sockets are found by.
+// the flow knows; that much is what programs' sockets are found by. There are so many a
+// second at most as the stack itself sends (RFC 1812 §4.3.2.8).
 func (n *Network) unreachable(key udpKey, why error) {
 	code4, code6, ok := unreachableCodes(why)
-	if !ok {
+	if !ok || !n.unreachables.Allow() {
 		return
 	}
 	from := key.dst.Addr()
