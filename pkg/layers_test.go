@@ -54,7 +54,7 @@ var layers = map[string][]string{
 	"pkg/runtime/internal/guest":             {"pkg/agentapi"},
 	"pkg/runtime/internal/netstack/egress":   {},
 	"pkg/runtime/internal/netstack/dnsproxy": {"pkg/runtime/internal/netstack/egress"},
-	"pkg/runtime/internal/netstack":          {"pkg/runtime/internal/netstack/egress", "pkg/virtio/net", "pkg/virtio/queue"},
+	"pkg/runtime/internal/netstack":          {"pkg/runtime/internal/netstack/egress", "pkg/virtio", "pkg/virtio/net", "pkg/virtio/queue"},
 	"pkg/runtime/internal/vmm": {
 		"pkg/runtime/internal/netstack", "pkg/runtime/internal/netstack/egress", "pkg/runtime/internal/netstack/dnsproxy", "pkg/virtio/net",
 		"pkg/runtime/internal/boxlog", "pkg/runtime/internal/guest", "pkg/agentapi", "pkg/machine", "pkg/hv", "pkg/virtio",
