@@ -64,9 +64,10 @@ test: ## all tests that CI runs
 lint: ## gofmt, vet for every target, staticcheck
 	testdata/tools/lint
 
-unit: ## unit tests with the race detector, and the long ones of volumes without
+unit: ## unit tests with the race detector, and the long ones of volumes and networks without
 	CGO_ENABLED=1 go test -race -p 2 -timeout 15m ./... ./testdata/rig/...
 	BOXLITE_SOAK=1 go test -timeout 15m -run '^(TestRandom|TestHostile46Races|TestPackages|TestChecksums|TestPosix)' ./pkg/virtio/fs
+	BOXLITE_SOAK=1 go test -timeout 15m ./pkg/runtime/internal/netstack/...
 
 fuzz: ## every fuzz target for FUZZTIME
 	testdata/tools/fuzz $(FUZZTIME)
