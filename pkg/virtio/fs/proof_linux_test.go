@@ -41,7 +41,7 @@ func packages() int {
 	if machinetest.Soak() {
 		return 5000
 	}
-	return 6
+	return 50
 }
 
 // packageFile is a file of a package and its contents.
