@@ -49,9 +49,10 @@ func runInside() (int, error) {
 	return 0, err
 }
 
-// files is how many descriptors a process must be allowed to have: a VMM needs one
-// for each connection of its box. The rig's kernel allows 4096.
-const files = 16 << 10
+// files is how many descriptors a process must be allowed to have: a VMM needs one for
+// each connection of its box, of which there are 10,000 at most, and keeps others for
+// other things (netstack's limits). The rig's kernel allows 4096.
+const files = 32 << 10
 
 func moreFiles() error {
 	var limit unix.Rlimit

@@ -248,7 +248,7 @@ func manyConnections(t *testing.T, w *internet, b *runtime.LiteBox) {
 	require.Eventually(t, func() bool {
 		left = descriptors(t, pid)
 		return left <= files && idle()
-	}, time.Minute, 100*time.Millisecond, "the VMM had %d descriptors", files)
+	}, 5*time.Minute, 100*time.Millisecond, "the VMM had %d descriptors", files)
 	t.Logf("the VMM has %d descriptors, %d before", left, files)
 }
 
