@@ -248,7 +248,7 @@ func manyConnections(t *testing.T, w *internet, b *runtime.LiteBox) {
 	require.Eventually(t, func() bool {
 		left = descriptors(t, pid)
 		return left <= files && idle()
-	}, 5*time.Minute, 100*time.Millisecond, "the VMM had %d descriptors", files)
+	}, time.Duration(max(n/2000, 1))*time.Minute, 100*time.Millisecond, "the VMM had %d descriptors", files)
 	t.Logf("the VMM has %d descriptors, %d before", left, files)
 }
 

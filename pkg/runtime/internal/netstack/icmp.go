@@ -168,6 +168,10 @@ func pingSocket(dst netip.Addr) (*net.UDPConn, error) {
 	return u, nil
 }
 
+// pingWrite is how long a request may wait for room in its socket; then it is lost, as
+// on other networks, and the end of the box does not wait for it.
+const pingWrite = 100 * time.Millisecond
+
 // request sends one. The host's kernel fills in identifier and checksum.
 func (p *pinger) request(run *pingRun, conn *net.UDPConn, e echo) {
 	m := make([]byte, header.ICMPv4MinimumSize+len(e.data))
@@ -180,7 +184,10 @@ func (p *pinger) request(run *pingRun, conn *net.UDPConn, e echo) {
 	h.SetSequence(e.seq)
 	copy(m[header.ICMPv4MinimumSize:], e.data)
 	h.SetChecksum(^checksum.Checksum(m, 0)) // macOS wants it done
-	_, _ = conn.Write(m)
+	conn.SetWriteDeadline(time.Now().Add(pingWrite))
+	if _, err := conn.Write(m); isRefused(err) { // which says what became of one before
+		_, _ = conn.Write(m)
+	}
 }
 
 // answers passes replies on to the guest until the socket is closed.
