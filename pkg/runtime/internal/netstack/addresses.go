@@ -34,8 +34,6 @@ var subnetBroadcast4 = netip.MustParseAddr("192.168.127.255")
 var (
 	guestMAC    = tcpip.LinkAddress(GuestMAC)
 	gatewayLink = tcpip.LinkAddress(GatewayMAC)
-	gateway4    = toTCPIP(Gateway4)
-	gateway6    = toTCPIP(Gateway6)
 )
 
 func toTCPIP(a netip.Addr) tcpip.Address { return tcpip.AddrFromSlice(a.AsSlice()) }

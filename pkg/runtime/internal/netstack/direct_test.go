@@ -74,7 +74,7 @@ func TestHostileSegmentedDatagrams(t *testing.T) {
 		"half a header":          func() { h.sendSegmented(short, 1000, header.IPv4MinimumSize) },
 		"an extension":           func() { h.sendSegmented(extended, 1000, header.IPv6MinimumSize) },
 		"TCP": func() {
-			h.sendSegmented(segment(4000, dst4, header.TCPFlagSyn, 1, 0, 1000), 1000, header.IPv4MinimumSize)
+			h.sendSegmented(tcpPacket(4000, dst4, header.TCPFlagSyn, 1, 0, 1000), 1000, header.IPv4MinimumSize)
 		},
 	} {
 		before := h.net.Stats().Dropped

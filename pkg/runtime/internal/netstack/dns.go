@@ -1,12 +1,6 @@
 package netstack
 
-import (
-	"net/netip"
-
-	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
-	"gvisor.dev/gvisor/pkg/waiter"
-)
+import "net/netip"
 
 const (
 	dnsPort = 53
@@ -15,8 +9,6 @@ const (
 	maxQueries = 256
 	// maxAnswer is for datagrams: what most clients and servers agree on at most.
 	maxAnswer = 4096
-	// dnsBuffer is what the stack holds of answers on a connection at most.
-	dnsBuffer = 64 << 10
 )
 
 // dnsBegin takes a slot for a query or a connection for queries.
@@ -43,11 +35,4 @@ func (n *Network) query(src, dst netip.AddrPort, q []byte) {
 	}) {
 		n.dnsEnd()
 	}
-}
-
-// serveStream answers queries on a connection until the guest has no more, and returns
-// when the stack holds no answer any more.
-func (n *Network) serveStream(wq *waiter.Queue, ep tcpip.Endpoint) {
-	defer settle(ep, wq, min(dnsOrphanTime, n.tcp.orphan), ep.Abort)
-	n.cfg.DNS.ServeStream(n.ctx, gonet.NewTCPConn(wq, ep))
 }

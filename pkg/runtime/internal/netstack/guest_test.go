@@ -37,6 +37,7 @@ type guest struct {
 	net   *Network
 	stack *stack.Stack
 	link  *guestLink
+	bell  *virtio.Doorbell
 	reset func() // of the network card: no frame goes either way afterwards
 }
 
@@ -83,6 +84,7 @@ func newGuest(t testing.TB, cfg Config) *guest {
 	})
 	bell, err := virtio.NewDoorbell()
 	require.NoError(t, err)
+	g.bell = bell
 	var pumps sync.WaitGroup
 	stop := make(chan struct{})
 	pumps.Go(func() { // the goroutine of the card's queues
@@ -94,7 +96,7 @@ func newGuest(t testing.TB, cfg Config) *guest {
 			}
 		}
 	})
-	pumps.Go(func() { g.link.transmit(stop) })
+	pumps.Go(func() { g.link.transmit(bell, stop) })
 	pumps.Go(func() { g.link.receive(stop) })
 	g.reset = sync.OnceFunc(func() {
 		close(stop)
@@ -138,11 +140,12 @@ func policy(t testing.TB, c egress.Config) *egress.Policy {
 	return p
 }
 
-func (l *guestLink) transmit(stop chan struct{}) {
+func (l *guestLink) transmit(bell *virtio.Doorbell, stop chan struct{}) {
 	for {
 		select {
 		case w := <-l.tx:
 			l.host.Receive(0, &w.h, [][]byte{w.frame[:14], w.frame[14:]})
+			bell.Ring() // as the card's goroutine comes to wait after all that it received
 		case <-stop:
 			return
 		}

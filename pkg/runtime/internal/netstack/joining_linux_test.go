@@ -46,7 +46,7 @@ func quietFlow(t testing.TB, host string, box netip.Addr) (f *udpFlow, card *joi
 	g.reset()
 	card = &joiningCard{}
 	g.net.link.nic = card
-	return g.net.udp.flow(udpKey{netip.AddrPortFrom(guestOf(box), 4000), dst}), card, func(p []byte) {
+	return g.net.udp.flow(flowKey{netip.AddrPortFrom(guestOf(box), 4000), dst}), card, func(p []byte) {
 		_, err := server.WriteTo(p, from)
 		require.NoError(t, err)
 	}
@@ -95,7 +95,7 @@ func TestJoinedDatagrams(t *testing.T) {
 				reply(sent[i])
 			}
 			for drained := false; !drained; {
-				_, drained = f.receive()
+				_, drained = f.serve(readable)
 			}
 			var frames []int
 			for _, w := range card.got {
@@ -119,7 +119,7 @@ func TestJoinedDatagramsWait(t *testing.T) {
 		sent = append(sent, bytes.Repeat([]byte{byte(i)}, 100-i/4))
 		reply(sent[i])
 	}
-	f.receive()
+	f.serve(readable)
 	require.Empty(t, card.got)
 	card.full = false
 	f.table.net.link.Ready(0)
@@ -136,9 +136,9 @@ func TestReceivingAllocatesNothing(t *testing.T) {
 	f, _, reply := quietFlow(t, "127.0.0.1:0", Host4)
 	f.table.net.link.nic = discarding{}
 	p := make([]byte, 1200)
-	f.receive() // the pool's first buffer
+	f.serve(readable) // the pool's first buffer
 	require.Less(t, testing.AllocsPerRun(100, func() {
 		reply(p)
-		f.receive()
+		f.serve(readable)
 	}), 2.0) // WriteTo has one, and a collection may empty the pool
 }

@@ -2,6 +2,7 @@ package netstack
 
 import (
 	"encoding/binary"
+	"slices"
 	"sync"
 	"time"
 
@@ -41,18 +42,17 @@ type link struct {
 type sendQueue struct {
 	mu      sync.Mutex
 	header  vnet.Header
-	head    [directHead]byte      // of a datagram under way
+	head    [directHead]byte      // of the datagram or segment under way
 	pieces  [][]byte              // of the packet under way
 	backlog []*stack.PacketBuffer // waiting for room, oldest first
 	waiting int                   // bytes of it
-	lull    lull
+	blocked []*tcpFlow            // to be told when there is room
 }
 
 func newLink(n *Network) *link {
 	l := &link{net: n, mtu: uint32(n.cfg.MTU), queues: make([]sendQueue, n.cfg.Queues)}
 	for i := range l.queues {
 		l.queues[i].pieces = make([][]byte, 0, 64)
-		l.queues[i].lull.init(func() { l.nic.Flush(i) })
 	}
 	if n.cfg.Capture != nil {
 		l.capture = newRecorder(n.cfg.Capture)
@@ -67,35 +67,31 @@ func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 	if l.nic == nil {
 		return 0, &tcpip.ErrClosedForSend{}
 	}
-	sent := 0
-	last, urgent := -1, false
-	later := -1 // the queue that a handshake waits in; the stack sends each by itself
+	sent, last := 0, -1
 	for _, pkt := range pkts.AsSlice() {
 		if len(pkt.LinkHeader().Slice()) == 0 {
 			l.AddHeader(pkt)
 		}
 		q := l.queueOf(pkt)
 		if last >= 0 && q != last {
-			l.queues[last].lull.flush(urgent)
-			urgent = false
+			l.nic.Flush(last)
 		}
-		if isSynAck(pkt) {
-			later = q
-		} else {
-			last, urgent = q, urgent || !isAck(pkt)
-		}
+		last = q
 		if l.queues[q].write(l, q, pkt) {
 			sent++
 		}
 	}
 	if last >= 0 {
-		l.queues[last].lull.flush(urgent)
-	}
-	if later >= 0 {
-		s := &l.queues[later].lull
-		l.net.spawn(func() { s.flush(true) })
+		l.nic.Flush(last)
 	}
 	return sent, nil
+}
+
+// flush has the guest hear of what was sent to a flow.
+func (l *link) flush(key *flowKey) {
+	if l.nic != nil {
+		l.nic.Flush(l.pairOf(key.src.Port(), key.dst.Port()))
+	}
 }
 
 // queueOf spreads flows over the queue pairs: packets of one stay in order.
@@ -200,9 +196,17 @@ func offloads(pkt *stack.PacketBuffer) (h vnet.Header) {
 	return h
 }
 
-// Ready implements [vnet.Host]: the guest has room again.
+// Ready implements [vnet.Host]: the guest has room again. One flow after the other gets
+// it, until there is none left.
 func (l *link) Ready(q int) {
 	s := &l.queues[q]
+	s.drain(l, q)
+	for f := s.next(); f != nil && f.resume(); f = s.next() {
+	}
+}
+
+// drain sends what waits, as far as there is room.
+func (s *sendQueue) drain(l *link, q int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := 0
@@ -220,18 +224,38 @@ func (l *link) Ready(q int) {
 		s.backlog[n] = nil
 		n++
 	}
-	if n == 0 {
-		return
+	if n > 0 {
+		s.backlog = s.backlog[:copy(s.backlog, s.backlog[n:])]
+		l.nic.Flush(q)
 	}
-	s.backlog = s.backlog[:copy(s.backlog, s.backlog[n:])]
-	l.nic.Flush(q)
+}
+
+// block has a connection be told of room. Those that ended meanwhile go when there are
+// more than there can be. Preconditions: mu.
+func (s *sendQueue) block(f *tcpFlow) {
+	if len(s.blocked) >= 2*(maxTCP+maxOpening) {
+		s.blocked = slices.DeleteFunc(s.blocked, func(f *tcpFlow) bool { return f.over.Load() })
+	}
+	s.blocked = append(s.blocked, f)
+}
+
+// next takes the connection that waits for longest, if it is its turn.
+func (s *sendQueue) next() (f *tcpFlow) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.backlog) == 0 && len(s.blocked) > 0 {
+		f, s.blocked[0] = s.blocked[0], nil
+		s.blocked = s.blocked[1:]
+	}
+	return f
 }
 
 // Await implements [vnet.Waiter].
 func (l *link) Await(q int, bell *virtio.Doorbell, block bool) bool {
 	if q == 0 {
-		return l.net.udp.sockets.wait(bell, block)
+		return l.net.sockets.wait(bell, block, l.pay)
 	}
+	l.net.tcp.acknowledge(q, true)
 	return !block || bell.Wait()
 }
 
@@ -243,9 +267,8 @@ func (l *link) close() error {
 		for _, pkt := range s.backlog {
 			pkt.DecRef()
 		}
-		s.backlog, s.waiting = nil, 0
+		s.backlog, s.waiting, s.blocked = nil, 0, nil
 		s.mu.Unlock()
-		s.lull.stop()
 	}
 	if l.capture != nil {
 		return l.capture.close()
@@ -276,13 +299,16 @@ func (l *link) Capabilities() stack.LinkEndpointCapabilities {
 	return stack.CapabilityRXChecksumOffload
 }
 
+// pay is tcpTable.acknowledge for the first queue pair.
+func (l *link) pay(all bool) bool { return l.net.tcp.acknowledge(0, all) }
+
 // GSOMaxSize implements [stack.GSOEndpoint].
 func (l *link) GSOMaxSize() uint32 { return gsoMax }
 
 // SupportedGSO implements [stack.GSOEndpoint]. A driver that does not take large
 // segments gets plain ones, with their checksums.
 func (l *link) SupportedGSO() stack.SupportedGSO {
-	if l.nic == nil || !l.nic.Offloads().Has(vnet.OffloadTSO4|vnet.OffloadTSO6) {
+	if !l.takesSegments() {
 		return stack.GSONotSupported
 	}
 	return stack.HostGSOSupported

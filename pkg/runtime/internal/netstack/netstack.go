@@ -1,8 +1,9 @@
-// Package netstack is the network of one box, all of it in the VMM process: a
-// user-mode TCP/IP stack (gVisor's) at the other end of the box's virtio network
-// card, which turns what the guest sends into sockets of the host. Frames are
-// handed over in memory and TCP segments of up to 64 KiB in one piece; there is no
-// socket, helper process or privilege in between.
+// Package netstack is the network of one box, all of it in the VMM process. At the
+// other end of the box's virtio network card, it turns the guest's connections and
+// flows of datagrams into sockets of the host. Frames are handed over in memory and
+// TCP segments of up to 64 KiB in one piece; there is no helper process or privilege
+// in between. A user-mode TCP/IP stack (gVisor's) sees to what is rare: fragments,
+// echo requests, and the gateway's own name server.
 //
 // The box's network is a link with two ends, see [Addresses]. The guest's end sends
 // from its own addresses only; whatever else it does, nobody but itself sees it.
@@ -74,12 +75,14 @@ type Network struct {
 	log   *slog.Logger
 	stack *stack.Stack
 	link  *link
-	tcp   *tcpForwarder
+	tcp   *tcpTable
 	udp   *udpTable
 	ping  *pinger
 	ports *portTable
 	count counters
 	limit limits
+
+	sockets sockets
 
 	queries      atomic.Int64 // under way at the name server
 	unreachables *rate.Limiter
@@ -124,8 +127,7 @@ func New(cfg Config) (*Network, error) {
 	}
 	n := &Network{cfg: cfg, log: cfg.Log, limit: processLimits(), unreachables: rate.NewLimiter(1000, 50)}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
-	n.udp = newUDPTable(n)
-	if err := n.udp.sockets.open(); err != nil {
+	if err := n.sockets.start(n); err != nil {
 		n.cancel()
 		return nil, fmt.Errorf("netstack: %w", err)
 	}
@@ -134,7 +136,8 @@ func New(cfg Config) (*Network, error) {
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
 	})
 	n.link = newLink(n)
-	n.tcp = newTCPForwarder(n)
+	n.tcp = newTCPTable(n)
+	n.udp = newUDPTable(n)
 	n.ping = newPinger(n)
 	n.ports = newPortTable(n)
 	if err := n.setUp(); err != nil {
@@ -168,7 +171,7 @@ func (n *Network) setUp() error {
 	if err := n.stack.SetSpoofing(nicID, true); err != nil {
 		return fmt.Errorf("netstack: %v", err)
 	}
-	if err := n.tcp.tune(); err != nil {
+	if err := n.tuneStack(); err != nil {
 		return err
 	}
 	n.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, n.tcp.handle)
@@ -197,13 +200,15 @@ func (n *Network) Close() error {
 	n.udp.close()
 	n.ping.close()
 	n.tcp.close()
+	n.sockets.close()
 	n.finish()
 	n.stack.Destroy()
 	return n.link.close()
 }
 
-// finish waits for the goroutines. Handshakes that the guest does not go on with take
-// two minutes to end by themselves, so they are cut, those too that have just begun.
+// finish waits for the goroutines. Handshakes with the name server that the guest does not
+// go on with take two minutes to end by themselves, so they are cut, those too that have
+// just begun.
 func (n *Network) finish() {
 	done := make(chan struct{})
 	go func() {

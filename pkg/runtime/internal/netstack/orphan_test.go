@@ -16,7 +16,7 @@ import (
 	"github.com/anthropics/boxlite/pkg/runtime/internal/netstack/egress"
 )
 
-// takesLittle makes the guest's window so small that the stack keeps what it is sent.
+// takesLittle makes the guest's window so small that what it is sent stays here.
 func (g *guest) takesLittle() {
 	size, moderate := tcpip.TCPReceiveBufferSizeRangeOption{Min: 1, Default: 4096, Max: 4096}, tcpip.TCPModerateReceiveBufferOption(false)
 	require.Nil(g.t, g.stack.SetTransportProtocolOption(tcp.ProtocolNumber, &size))
@@ -40,7 +40,7 @@ func (g *guest) takeAll(ep tcpip.Endpoint) (n int) {
 // requireNothing waits until nothing of the guest's connections is left.
 func (g *guest) requireNothing() {
 	require.Eventually(g.t, func() bool {
-		return g.net.tcp.open.Load() == 0 && g.net.tcp.buffers.Load() == 0 && g.net.queries.Load() == 0
+		return g.net.tcp.open.Load() == 0 && g.net.tcp.memory.used.Load() == 0 && g.net.queries.Load() == 0
 	}, waitLong, tick)
 	for _, ep := range g.net.stack.RegisteredEndpoints() {
 		require.Equal(g.t, tcp.StateTimeWait, tcp.EndpointState(ep.(tcpip.Endpoint).State()))
@@ -50,7 +50,7 @@ func (g *guest) requireNothing() {
 const orphanSize = 512 << 10
 
 // orphan makes a connection that is over but for what the guest has not read.
-func orphan(t *testing.T, patience time.Duration) (*guest, tcpip.Endpoint) {
+func orphan(t *testing.T, patience time.Duration) (*guest, tcpip.Endpoint, <-chan Flow) {
 	flows := make(chan Flow, 1)
 	g := newGuest(t, Config{Flows: func(f Flow) { flows <- f }})
 	g.net.tcp.orphan = patience
@@ -61,44 +61,45 @@ func orphan(t *testing.T, patience time.Duration) (*guest, tcpip.Endpoint) {
 		io.Copy(io.Discard, c)
 	}))
 	require.Nil(t, ep.Shutdown(tcpip.ShutdownWrite))
+	return g, ep, flows
+}
+
+// TestOrphanIsWaitedFor has a guest that is slow to read what is left: nothing is lost.
+func TestOrphanIsWaitedFor(t *testing.T) {
+	g, ep, flows := orphan(t, orphanTime)
+	require.Eventually(t, func() bool { return g.net.tcp.memory.used.Load() >= orphanSize }, waitLong, tick)
+	require.EqualValues(t, 1, g.net.tcp.open.Load())
+	require.Equal(t, orphanSize, g.takeAll(ep))
+	g.requireNothing()
 	f := <-flows
 	require.Empty(t, f.Err)
 	require.EqualValues(t, orphanSize, f.Received)
-	return g, ep
-}
-
-// TestOrphanCounts ends connections both ways of which the guest has yet to read all:
-// they count until it has, and nothing is lost.
-func TestOrphanCounts(t *testing.T) {
-	g, ep := orphan(t, orphanTime)
-	require.Zero(t, g.net.Stats().TCPActive)
-	require.EqualValues(t, 1, g.net.tcp.open.Load())
-	require.EqualValues(t, maxBuffer, g.net.tcp.buffers.Load())
-	require.Equal(t, orphanSize, g.takeAll(ep))
-	g.requireNothing()
 }
 
 // TestOrphanIsCut has a guest that answers but reads nothing.
 func TestOrphanIsCut(t *testing.T) {
-	g, _ := orphan(t, 50*time.Millisecond)
+	g, _, flows := orphan(t, 50*time.Millisecond)
 	g.requireNothing()
+	require.Equal(t, errOrphan.Error(), (<-flows).Err)
 }
 
 // TestOrphanOfNobody has a guest that does not even answer.
 func TestOrphanOfNobody(t *testing.T) {
-	g, _ := orphan(t, 50*time.Millisecond)
+	g, _, _ := orphan(t, 500*time.Millisecond)
+	require.Eventually(t, func() bool { return g.net.tcp.memory.used.Load() >= orphanSize }, waitLong, tick)
 	g.reset()
 	g.requireNothing()
 }
 
 // TestCloseEndsOrphans closes a network that waits for its guest to read.
 func TestCloseEndsOrphans(t *testing.T) {
-	g, _ := orphan(t, 1000*time.Hour)
-	require.EqualValues(t, 1, g.net.tcp.open.Load())
+	g, _, flows := orphan(t, 1000*time.Hour)
+	require.Eventually(t, func() bool { return g.net.tcp.memory.used.Load() >= orphanSize }, waitLong, tick)
 	g.reset()
 	require.NoError(t, g.net.Close())
 	require.Zero(t, g.net.tcp.open.Load())
-	require.Zero(t, g.net.tcp.buffers.Load())
+	require.Zero(t, g.net.tcp.memory.used.Load())
+	require.Equal(t, errClosed.Error(), (<-flows).Err)
 }
 
 // talkative is a name server that says as much as a connection takes.

@@ -1,17 +1,18 @@
 package netstack
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/anthropics/boxlite/pkg/runtime/internal/netstack/egress"
+	"golang.org/x/sys/unix"
 )
 
 // Port is a port of the host that leads to one of the guest.
@@ -28,8 +29,6 @@ var ErrNoPort = errors.New("netstack: no such port is forwarded")
 
 const (
 	maxPorts = 1024
-	// guestDial is how long the guest may take to answer a connection.
-	guestDial = 10 * time.Second
 	// maxPeers bounds the senders that forwarded UDP ports answer to at a time.
 	maxPeers  = 4096
 	firstPeer = 1024 // the gateway's ports that stand for them
@@ -50,8 +49,11 @@ type portTable struct {
 // openPort is one of them, with the socket that listens on the host.
 type openPort struct {
 	Port
-	listener *net.TCPListener
-	conn     *net.UDPConn
+	net  *Network
+	conn *net.UDPConn // nil for TCP
+
+	mu sync.Mutex
+	fd int // of the listening socket; -1 for none
 }
 
 type peerKey struct {
@@ -90,16 +92,14 @@ func (n *Network) Ports() []Port {
 }
 
 func (t *portTable) add(p Port) (Port, error) {
-	o := &openPort{Port: p}
+	o := &openPort{Port: p, net: t.net, fd: -1}
 	if p.Guest == 0 {
 		return p, errors.New("netstack: port 0 of the guest")
 	}
 	var err error
 	switch p.Protocol {
 	case egress.TCP:
-		if o.listener, err = net.ListenTCP("tcp", net.TCPAddrFromAddrPort(p.Host)); err == nil {
-			o.Host = netip.AddrPortFrom(p.Host.Addr(), uint16(o.listener.Addr().(*net.TCPAddr).Port))
-		}
+		err = o.listen()
 	case egress.UDP:
 		if o.conn, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(p.Host)); err == nil {
 			o.Host = netip.AddrPortFrom(p.Host.Addr(), uint16(o.conn.LocalAddr().(*net.UDPAddr).Port))
@@ -113,19 +113,31 @@ func (t *portTable) add(p Port) (Port, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed || len(t.open) >= maxPorts {
-		o.close()
-		return p, fmt.Errorf("netstack: more than %d ports, or the box ended", maxPorts)
+		err = fmt.Errorf("netstack: more than %d ports, or the box ended", maxPorts)
+	} else if o.conn != nil {
+		if !t.net.spawn(func() { t.receiveUDP(o) }) {
+			err = errClosed
+		}
+	} else {
+		err = o.watch()
 	}
-	serve := t.acceptTCP
-	if o.conn != nil {
-		serve = t.receiveUDP
-	}
-	if !t.net.spawn(func() { serve(o) }) {
+	if err != nil {
 		o.close()
-		return p, errClosed
+		return p, err
 	}
 	t.open = append(t.open, o)
 	return o.Port, nil
+}
+
+// watch has serve called when somebody connects.
+func (o *openPort) watch() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	err := o.net.sockets.add(o.fd, o, readable)
+	if err != nil {
+		o.fd = -1
+	}
+	return err
 }
 
 func (t *portTable) remove(p Port) error {
@@ -147,8 +159,11 @@ func (t *portTable) remove(p Port) error {
 }
 
 func (o *openPort) close() {
-	if o.listener != nil {
-		o.listener.Close()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.fd >= 0 {
+		o.net.sockets.remove(o.fd)
+		o.fd = -1
 	}
 	if o.conn != nil {
 		o.conn.Close()
@@ -167,22 +182,73 @@ func (t *portTable) close() {
 	clear(t.byAddr)
 }
 
-// acceptTCP joins each connection to a port of the host to one of the guest.
-func (t *portTable) acceptTCP(o *openPort) {
-	for {
-		conn, err := o.listener.AcceptTCP()
-		if errors.Is(err, net.ErrClosed) {
-			return
-		} else if err != nil { // out of descriptors: those in use have to go first
-			if !t.net.pause(100 * time.Millisecond) {
-				return
-			}
-			continue
-		}
-		if !t.net.spawn(func() { t.forward(o, conn) }) {
-			conn.Close()
+// listen opens the socket of a TCP port.
+func (o *openPort) listen() error {
+	l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(o.Host))
+	if err != nil {
+		return err
+	}
+	defer l.Close() // what is kept is another descriptor of the socket
+	raw, err := l.SyscallConn()
+	if err != nil {
+		return err
+	}
+	cerr := raw.Control(func(fd uintptr) { o.fd, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) })
+	if err = errors.Join(cerr, os.NewSyscallError("dup", err)); err != nil {
+		return err
+	}
+	o.Host = netip.AddrPortFrom(o.Host.Addr(), uint16(l.Addr().(*net.TCPAddr).Port))
+	return nil
+}
+
+// serve implements [socketOwner]: it joins each connection to a TCP port of the host to
+// one of the guest.
+func (o *openPort) serve(uint32) (count int, done bool) {
+	for ; count < burst; count++ {
+		fd, from, err := o.accept()
+		switch err {
+		case nil:
+			o.net.tcp.call(o.Guest, fd, addrPort(from))
+		case unix.EINTR, unix.ECONNABORTED:
+		case unix.EAGAIN, unix.EBADF: // it was closed
+			return count, true
+		default: // out of descriptors: those in use have to go first
+			o.later()
+			return count, true
 		}
 	}
+	return count, false
+}
+
+func (o *openPort) accept() (int, unix.Sockaddr, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.fd < 0 {
+		return -1, nil, unix.EBADF
+	}
+	return acceptSocket(o.fd)
+}
+
+// later tries again in a moment.
+func (o *openPort) later() {
+	time.AfterFunc(100*time.Millisecond, func() {
+		o.net.spawn(func() {
+			for done := false; !done; {
+				_, done = o.serve(readable)
+			}
+		})
+	})
+}
+
+// addrPort is the address of an IP socket.
+func addrPort(a unix.Sockaddr) netip.AddrPort {
+	switch a := a.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr), uint16(a.Port))
+	}
+	return netip.AddrPort{}
 }
 
 // pause waits, and reports false when the network is closed meanwhile.
@@ -195,36 +261,6 @@ func (n *Network) pause(d time.Duration) bool {
 	case <-n.ctx.Done():
 		return false
 	}
-}
-
-func (t *portTable) forward(o *openPort, conn *net.TCPConn) {
-	f := t.net.tcp
-	flow := Flow{Time: time.Now(), Protocol: egress.TCP, Inbound: true, Dst: netip.AddrPortFrom(Guest4, o.Guest)}
-	if a, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
-		flow.Src = a.AddrPort()
-	}
-	fail := func(err error) {
-		conn.SetLinger(0) // a reset says that nobody is there
-		conn.Close()
-		t.net.count.tcpErrors.Add(1)
-		flow.Err = err.Error()
-		t.net.report(&flow)
-	}
-	defer f.open.Add(-1)
-	if f.open.Add(1) > f.net.limit.tcp {
-		fail(errors.New("too many connections"))
-		return
-	}
-	ctx, cancel := context.WithTimeout(t.net.ctx, guestDial)
-	ep, wq, err := f.connect(ctx, flow.Dst)
-	cancel()
-	if err != nil {
-		fail(err)
-		return
-	}
-	rel := newRelay(t.net, ep, wq, conn)
-	rel.buffer = f.prepare(ep)
-	f.run(rel, &flow)
 }
 
 // receiveUDP passes on what comes to a UDP port. Each sender gets a port of the

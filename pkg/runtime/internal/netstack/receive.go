@@ -30,7 +30,7 @@ func (l *link) Receive(q int, h *vnet.Header, v [][]byte) {
 	var eth [ethernetHeader]byte
 	queue.Gather(eth[:], v)
 	proto := header.Ethernet(eth[:]).Type()
-	if l.direct(proto, h, v, size) {
+	if l.direct(q, proto, h, v, size) {
 		return
 	} else if h.GSOType == vnet.GSOUDP { // and what it holds is something else
 		c.dropped.Add(1)
@@ -38,7 +38,6 @@ func (l *link) Receive(q int, h *vnet.Header, v [][]byte) {
 	}
 	view := buffer.NewViewSize(size - ethernetHeader)
 	gatherFrom(view.AsSlice(), v, ethernetHeader)
-	l.queues[q].lull.received(view.AsSlice())
 	l.judge(proto, view)
 }
 

@@ -1,286 +1,197 @@
 package netstack
 
 import (
-	"context"
 	"errors"
-	"fmt"
-	"net"
+	"hash/maphash"
 	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/anthropics/boxlite/pkg/runtime/internal/netstack/egress"
-	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
-	"gvisor.dev/gvisor/pkg/waiter"
+
+	vnet "github.com/anthropics/boxlite/pkg/virtio/net"
+	"github.com/anthropics/boxlite/pkg/virtio/queue"
 )
 
 const (
-	// maxOpening bounds connections on their way to being open, each of which is
-	// a goroutine; further ones are asked for again by the guest's kernel.
+	// maxOpening bounds connections on their way to being open; further ones are asked
+	// for again by the guest's kernel.
 	maxOpening = 1024
 	// maxTCP bounds open connections; further ones are reset.
 	maxTCP = 16384
-	// dialTimeout is how long the host may try to connect.
-	dialTimeout = 30 * time.Second
-
-	// A connection's buffers in the stack, one each way, are large while there are
-	// few, so that one is fast, and small when there are many: each way all of them
-	// have bufferTotal, and minBuffer each on top of that.
-	maxBuffer   = 4 << 20
-	minBuffer   = 16 << 10
-	bufferTotal = 64 << 20
-	// openBuffer is the receive buffer that a connection starts with. The stack offers
-	// half of it as a window, and Linux sends no segment larger than half a window: with
-	// less than 256 KiB the guest would send segments of less than 64 KiB.
-	openBuffer = 1 << 20
-	// firstWindow is what a SYN is answered with, before it is known how many there
-	// will be: what was offered cannot be taken back.
-	firstWindow = 64 << 10
-
-	timeWait = 5 * time.Second // the guest is one hop away, and orderly
-
-	// A guest is asked whether it still knows a connection on which nothing has come
-	// for so long, and so often before it counts as gone. A network inside the guest
-	// can lose its reset, and the host's end would stay open for ever.
-	keepIdle   = 2 * time.Minute
-	keepProbes = 4
 )
 
-// tcpForwarder turns the guest's connections into the host's.
-type tcpForwarder struct {
+// tcpTable turns the guest's connections into the host's. The guest's end of one is ours:
+// what comes in a segment goes into the host's socket, and what comes from that into
+// segments, on the thread that hears of it. Nothing is lost on the way to a guest's
+// kernel, and nobody else sends there: so there is no congestion to control, and what a
+// TCP needs beside that is in the files tcp*.go. The stack's own TCP serves the gateway.
+type tcpTable struct {
 	net     *Network
-	forward *tcp.Forwarder
-	dialer  net.Dialer
+	gateway *tcp.Forwarder
+	memory  ringMemory
+	timers  tcpTimers
+	seed    maphash.Seed
+	start   time.Time // of the clock
 	open    atomic.Int64
-	buffers atomic.Int64                        // of bufferTotal, in use
-	where   func(netip.AddrPort) netip.AddrPort // hostSide, but for tests
-	idle    time.Duration                       // keepIdle, but for tests
-	orphan  time.Duration                       // orphanTime, but for tests
+	opening atomic.Int64
 
-	mu     sync.Mutex
-	relays map[*relay]struct{}
+	first  func(flowKey) uint32                // firstSequence, but for tests
+	where  func(netip.AddrPort) netip.AddrPort // hostSide, but for tests
+	idle   time.Duration                       // keepIdle, but for tests
+	orphan time.Duration                       // orphanTime, but for tests
+
+	acks []ackList // by queue pair
+
+	mu    sync.Mutex
+	flows map[flowKey]*tcpFlow // nil when closed
+	next  uint16               // where the search for a free port of the gateway goes on
 }
 
-func newTCPForwarder(n *Network) *tcpForwarder {
-	f := &tcpForwarder{net: n, relays: make(map[*relay]struct{}), dialer: net.Dialer{Timeout: dialTimeout}, where: hostSide, idle: keepIdle, orphan: orphanTime}
-	f.forward = tcp.NewForwarder(n.stack, firstWindow, n.limit.opening, func(r *tcp.ForwarderRequest) {
-		if !n.spawn(func() { f.accept(r) }) {
-			r.Complete(true)
-		}
-	})
+func newTCPTable(n *Network) *tcpTable {
+	t := &tcpTable{
+		net: n, gateway: newGateway(n), seed: maphash.MakeSeed(), start: time.Now(),
+		where: hostSide, idle: keepIdle, orphan: orphanTime,
+		acks: make([]ackList, n.cfg.Queues), flows: make(map[flowKey]*tcpFlow), next: firstCaller,
+	}
+	t.first = t.firstSequence
+	t.timers.init(t)
+	return t
+}
+
+// now is the time since the table was made, which does not jump.
+func (t *tcpTable) now() time.Duration { return time.Since(t.start) }
+
+// handle takes a segment of the guest that came through the stack.
+func (t *tcpTable) handle(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
+	key := flowKey{
+		netip.AddrPortFrom(fromTCPIP(id.RemoteAddress), id.RemotePort),
+		netip.AddrPortFrom(fromTCPIP(id.LocalAddress), id.LocalPort),
+	}
+	if key.src.Addr() != guestOf(key.dst.Addr()) { // the stack hears our own broadcasts, too
+		return true
+	}
+	h := header.TCP(pkt.TransportHeader().Slice())
+	if len(h) < header.TCPMinimumSize || int(h.DataOffset()) != len(h) {
+		t.net.count.dropped.Add(1)
+		return true
+	}
+	var s segment
+	s.decode(h)
+	if t.take(anyPair, key, &s, [][]byte{pkt.Data().AsRange().ToSlice()}) {
+		return true
+	}
+	return t.gateway.HandlePacket(id, pkt)
+}
+
+// anyPair is for segments that come from no queue.
+const anyPair = -1
+
+// take passes a segment of the guest on to its connection, or begins one. What v holds
+// may change at any time, and is not kept. It reports false for a segment to the gateway
+// itself.
+func (t *tcpTable) take(q int, key flowKey, s *segment, v [][]byte) bool {
+	f := t.find(key)
+	switch {
+	case f != nil:
+		f.take(q, s, v)
+	case key.dst.Addr() == Gateway4 || key.dst.Addr() == Gateway6:
+		return false
+	case s.flags&(flagSyn|flagAck|flagRst|flagFin) == flagSyn:
+		t.begin(key, s)
+	default:
+		t.refuse(key, s, queue.Len(v))
+	}
+	return true
+}
+
+func (t *tcpTable) find(key flowKey) *tcpFlow {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.flows[key]
+}
+
+// begin opens a connection of the guest's.
+func (t *tcpTable) begin(key flowKey, s *segment) {
+	if t.opening.Load() >= int64(t.net.limit.opening) {
+		return // it asks again
+	}
+	f := t.add(key, false)
+	if f == nil {
+		return
+	}
+	f.mu.Lock()
+	f.greeted(s)
+	f.mu.Unlock()
+	if t.open.Load() > t.net.limit.tcp {
+		f.fail(errTooMany)
+		return
+	}
+	if !t.net.cfg.Policy.Asks() {
+		f.dial()
+	} else if !t.net.spawn(f.dial) {
+		f.fail(errClosed)
+	}
+}
+
+var errTooMany = errors.New("too many connections")
+
+// add makes an entry, or nil when there is one or the table is closed.
+func (t *tcpTable) add(key flowKey, inbound bool) *tcpFlow {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.flows == nil || t.flows[key] != nil {
+		return nil
+	}
+	f := newTCPFlow(t, key, inbound)
+	t.flows[key] = f
+	t.open.Add(1)
+	t.opening.Add(1)
 	return f
 }
 
-// tune sets the stack's options.
-func (f *tcpForwarder) tune() error {
-	s := f.net.stack
-	sack, moderate := tcpip.TCPSACKEnabled(true), tcpip.TCPModerateReceiveBufferOption(true)
-	rcv := tcpip.TCPReceiveBufferSizeRangeOption{Min: minBuffer, Default: openBuffer, Max: maxBuffer}
-	snd := tcpip.TCPSendBufferSizeRangeOption{Min: minBuffer, Default: openBuffer, Max: maxBuffer}
-	wait, linger := tcpip.TCPTimeWaitTimeoutOption(timeWait), tcpip.TCPLingerTimeoutOption(30*time.Second)
-	for _, o := range []tcpip.SettableTransportProtocolOption{&sack, &moderate, &rcv, &snd, &wait, &linger} {
-		if err := s.SetTransportProtocolOption(tcp.ProtocolNumber, o); err != nil {
-			return fmt.Errorf("netstack: TCP option %T: %v", o, err)
-		}
+func (t *tcpTable) forget(f *tcpFlow) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.flows[f.key] == f {
+		delete(t.flows, f.key)
 	}
-	return nil
+	t.open.Add(-1)
 }
 
-func (f *tcpForwarder) handle(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
-	return f.forward.HandlePacket(id, pkt)
+// refuse answers a segment of no connection (RFC 9293 §3.5.2).
+func (t *tcpTable) refuse(key flowKey, s *segment, n int) {
+	if s.flags&flagRst != 0 {
+		return
+	}
+	r := segment{flags: flagRst, shift: noScale}
+	if s.flags&flagAck != 0 {
+		r.seq = s.ack
+	} else {
+		r.flags, r.ack = flagRst|flagAck, s.seq+s.length(n)
+	}
+	if t.net.link.sendSegment(nil, &key, &r, nil, nil, leastMSS) == vnet.Sent {
+		t.net.link.flush(&key)
+	}
 }
 
-// accept answers one connection attempt of the guest. The host connects first, so
-// that the guest sees a refusal as one.
-func (f *tcpForwarder) accept(r *tcp.ForwarderRequest) {
-	id := r.ID()
-	src := netip.AddrPortFrom(fromTCPIP(id.RemoteAddress), id.RemotePort)
-	dst := netip.AddrPortFrom(fromTCPIP(id.LocalAddress), id.LocalPort)
-	if dst.Addr() == Gateway4 || dst.Addr() == Gateway6 {
-		f.acceptOwn(r, dst)
-		return
-	}
-	flow := Flow{Time: time.Now(), Protocol: egress.TCP, Src: src, Dst: dst}
-	fail := func(err error) {
-		r.Complete(true)
-		flow.Err = err.Error()
-		f.net.report(&flow)
-	}
-	if f.open.Add(1) > f.net.limit.tcp {
-		f.open.Add(-1)
-		f.net.count.tcpErrors.Add(1)
-		fail(errors.New("too many connections"))
-		return
-	}
-	defer f.open.Add(-1)
-	flow.Verdict = f.net.cfg.Policy.Check(f.net.ctx, egress.Flow{Protocol: egress.TCP, Dst: dst})
-	if !flow.Verdict.Allow {
-		f.net.count.denied.Add(1)
-		fail(errDenied)
-		return
-	}
-	defer f.net.cfg.Policy.Hold(dst.Addr())() // the name stays that of the address while somebody uses it
-	conn, err := f.dial(f.net.ctx, dst)
-	if err != nil {
-		f.net.count.tcpErrors.Add(1)
-		fail(err)
-		return
-	}
-	var wq waiter.Queue
-	ep, terr := r.CreateEndpoint(&wq)
-	if terr != nil {
-		conn.Close()
-		f.net.count.tcpErrors.Add(1)
-		fail(fmt.Errorf("handshake: %v", terr))
-		return
-	}
-	r.Complete(false)
-	rel := newRelay(f.net, ep, &wq, conn)
-	rel.buffer = f.prepare(ep)
-	if flow.Verdict.NeedsName {
-		rel.sniff = f.net.cfg.Policy.Sniffer(egress.Flow{Protocol: egress.TCP, Dst: dst}, flow.Verdict)
-	}
-	f.run(rel, &flow)
+// firstSequence is where a connection begins to count: later for the same ends each time,
+// and for others elsewhere (RFC 9293 §3.4.1).
+func (t *tcpTable) firstSequence(key flowKey) uint32 {
+	return uint32(maphash.Comparable(t.seed, key)) + uint32(t.now()/(4*time.Microsecond))
 }
 
-var errDenied = errors.New("denied by the policy")
-
-// dial connects to where an address of the guest's leads.
-func (f *tcpForwarder) dial(ctx context.Context, dst netip.AddrPort) (*net.TCPConn, error) {
-	// Not Dialer.DialTCP, which binds the socket even so, to a port that nothing else can have then.
-	conn, err := f.dialer.DialContext(ctx, "tcp", f.where(dst).String())
-	if err != nil {
-		return nil, err
+// close cuts all connections, and begins none any more.
+func (t *tcpTable) close() {
+	t.mu.Lock()
+	flows := t.flows
+	t.flows = nil
+	t.mu.Unlock()
+	for _, f := range flows {
+		f.fail(errClosed)
 	}
-	return conn.(*net.TCPConn), nil
-}
-
-// prepare sets up an endpoint. The result is what it has of bufferTotal, which the
-// caller gives back to buffers in the end.
-func (f *tcpForwarder) prepare(ep tcpip.Endpoint) (size int64) {
-	o := ep.SocketOptions()
-	o.SetDelayOption(false) // what the other side sent at once goes on at once
-	idle, interval := tcpip.KeepaliveIdleOption(f.idle), tcpip.KeepaliveIntervalOption(f.idle/4)
-	// None of these can fail with a positive time and number.
-	_ = ep.SetSockOpt(&idle)
-	_ = ep.SetSockOpt(&interval)
-	_ = ep.SetSockOptInt(tcpip.KeepaliveCountOption, keepProbes)
-	o.SetKeepAlive(true)
-	for {
-		used := f.buffers.Load()
-		if size = (bufferTotal - used) / 16; used <= bufferTotal/2 {
-			size = maxBuffer // at most: the stack finds out how much is of use
-		}
-		if size = max(size, 0); f.buffers.CompareAndSwap(used, used+size) {
-			break
-		}
-	}
-	// A forwarded connection has the buffer of its handshake, and nothing makes it grow.
-	o.SetReceiveBufferSize(min(max(size, minBuffer), openBuffer), true)
-	if size < maxBuffer {
-		o.SetSendBufferSize(max(size, minBuffer), true) // which ends its growth
-	}
-	return size
-}
-
-// run relays until both sides are done, reports the flow, and returns when the stack
-// holds nothing more of it.
-func (f *tcpForwarder) run(r *relay, flow *Flow) {
-	defer f.buffers.Add(-r.buffer)
-	defer r.free()
-	f.mu.Lock()
-	if f.relays == nil { // closed
-		f.mu.Unlock()
-		r.cut(errClosed)
-		r.host.Close()
-		return
-	}
-	f.relays[r] = struct{}{}
-	f.mu.Unlock()
-	c := &f.net.count
-	c.tcpActive.Add(1)
-	c.tcpTotal.Add(1)
-	err := r.run()
-	c.tcpActive.Add(-1)
-	f.mu.Lock()
-	delete(f.relays, r)
-	f.mu.Unlock()
-	flow.Sent, flow.Received = r.sent.Load(), r.received.Load()
-	if err != nil {
-		flow.Err = err.Error()
-		if errors.Is(err, errDenied) {
-			c.denied.Add(1)
-			flow.Verdict = r.refusal
-		} else if !errors.Is(err, errClosed) {
-			c.tcpErrors.Add(1)
-		}
-	}
-	f.net.report(flow)
-}
-
-var errClosed = errors.New("the box ended")
-
-// acceptOwn serves what the gateway itself offers: its name server.
-func (f *tcpForwarder) acceptOwn(r *tcp.ForwarderRequest, dst netip.AddrPort) {
-	if dst.Port() != dnsPort || f.net.cfg.DNS == nil || !f.net.dnsBegin() {
-		r.Complete(true)
-		return
-	}
-	defer f.net.dnsEnd()
-	var wq waiter.Queue
-	ep, err := r.CreateEndpoint(&wq)
-	if err != nil {
-		r.Complete(true)
-		return
-	}
-	r.Complete(false)
-	ep.SocketOptions().SetSendBufferSize(dnsBuffer, true)
-	f.net.serveStream(&wq, ep)
-}
-
-// connect opens a connection to a port of the guest, from the gateway.
-func (f *tcpForwarder) connect(ctx context.Context, dst netip.AddrPort) (tcpip.Endpoint, *waiter.Queue, error) {
-	wq := new(waiter.Queue)
-	ep, terr := f.net.stack.NewEndpoint(tcp.ProtocolNumber, networkOf(dst.Addr()), wq)
-	if terr != nil {
-		return nil, nil, errors.New(terr.String())
-	}
-	entry, ready := waiter.NewChannelEntry(waiter.WritableEvents)
-	wq.EventRegister(&entry)
-	defer wq.EventUnregister(&entry)
-	local := tcpip.FullAddress{NIC: nicID, Addr: gateway4}
-	if dst.Addr().Is6() {
-		local.Addr = gateway6
-	}
-	if terr = ep.Bind(local); terr == nil {
-		terr = ep.Connect(tcpip.FullAddress{NIC: nicID, Addr: toTCPIP(dst.Addr()), Port: dst.Port()})
-	}
-	if _, started := terr.(*tcpip.ErrConnectStarted); started {
-		select {
-		case <-ready:
-			terr = ep.LastError()
-		case <-ctx.Done():
-			ep.Abort()
-			return nil, nil, ctx.Err()
-		}
-	}
-	if terr != nil {
-		ep.Close()
-		return nil, nil, errors.New(terr.String())
-	}
-	return ep, wq, nil
-}
-
-// close cuts all connections. Those on their way end with the network's context.
-func (f *tcpForwarder) close() {
-	f.mu.Lock()
-	relays := f.relays
-	f.relays = nil
-	f.mu.Unlock()
-	for r := range relays {
-		r.cut(errClosed)
-	}
+	t.timers.close()
 }

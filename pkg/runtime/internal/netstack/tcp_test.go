@@ -28,34 +28,6 @@ func TestTCPEcho(t *testing.T) {
 	require.Equal(t, "hello", string(buf))
 }
 
-// TestTCPBuffers looks at the buffers of a connection on its own, and of one of many:
-// those of its handshake would do neither.
-func TestTCPBuffers(t *testing.T) {
-	g := newGuest(t, Config{})
-	addr := echoServer(t)
-	sizes := func() (receive, send int64) {
-		g.net.tcp.mu.Lock()
-		defer g.net.tcp.mu.Unlock()
-		for r := range g.net.tcp.relays {
-			o := r.guest.SocketOptions()
-			return o.GetReceiveBufferSize(), o.GetSendBufferSize()
-		}
-		return 0, 0
-	}
-	for used, want := range map[int64]int64{0: openBuffer, bufferTotal - 16*minBuffer*8: 8 * minBuffer, bufferTotal: minBuffer} {
-		g.net.tcp.buffers.Add(used)
-		c, err := g.dial(addr)
-		require.NoError(t, err)
-		require.Eventually(t, func() bool { r, _ := sizes(); return r != 0 }, waitLong, tick)
-		receive, send := sizes()
-		require.Equal(t, want, receive, "with %d in use", used)
-		require.Equal(t, want, send, "with %d in use", used)
-		require.NoError(t, c.Close())
-		require.Eventually(t, func() bool { r, _ := sizes(); return r == 0 }, waitLong, tick)
-		g.net.tcp.buffers.Add(-used)
-	}
-}
-
 // half is a connection that can end one direction.
 type half interface{ CloseWrite() error }
 

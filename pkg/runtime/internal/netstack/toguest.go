@@ -6,14 +6,15 @@ import (
 
 	vnet "github.com/anthropics/boxlite/pkg/virtio/net"
 	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
 const (
-	datagramTTL       = 64
-	udpChecksumOffset = 6 // in the header, RFC 768
+	hopLimit          = 64 // of what goes to the guest
+	udpChecksumOffset = 6  // in the header, RFC 768
 )
 
 // joins reports whether the guest takes many datagrams in one frame (virtio 1.3
@@ -30,7 +31,9 @@ func (l *link) offloadsChecksums() bool {
 // sendDatagram sends one to the guest and has it hear of it.
 func (n *Network) sendDatagram(from, to netip.AddrPort, p []byte) {
 	q := n.link.sendDatagrams(from, to, p, len(p))
-	n.link.queues[q].lull.flush(true)
+	if n.link.nic != nil {
+		n.link.nic.Flush(q)
+	}
 }
 
 // sendDatagrams sends to the guest what p holds, in datagrams of so many bytes each and
@@ -105,38 +108,45 @@ func (s *sendQueue) keepDatagram(l *link, head, p []byte, partial bool) {
 // encodeDatagram writes the headers of a datagram to the guest, or of many in a frame,
 // with a checksum of what the guest's kernel does not see to only, or with a whole one.
 func encodeDatagram(head []byte, from, to netip.AddrPort, p []byte, partial bool) {
-	clear(head)
-	copy(head, GuestMAC)
-	copy(head[6:], GatewayMAC)
-	binary.BigEndian.PutUint16(head[12:], uint16(networkOf(from.Addr())))
-	ip := head[ethernetHeader : len(head)-header.UDPMinimumSize]
-	udp := header.UDP(head[len(head)-header.UDPMinimumSize:])
-	size := uint16(len(udp) + len(p))
-	var ends []byte // both addresses
-	if from.Addr().Is4() {
-		ip[0], ip[8], ip[9] = 4<<4|header.IPv4MinimumSize/4, datagramTTL, uint8(header.UDPProtocolNumber)
-		binary.BigEndian.PutUint16(ip[2:], uint16(len(ip))+size)
-		ip[6] = header.IPv4FlagDontFragment << 5 // RFC 6864 §4.1: such a packet needs no identification
-		ends = ip[12:20]
-		a, b := from.Addr().As4(), to.Addr().As4()
-		copy(ends[copy(ends, a[:]):], b[:])
-		header.IPv4(ip).SetChecksum(^checksum.Checksum(ip, 0))
-	} else {
-		ip[0], ip[6], ip[7] = 6<<4, uint8(header.UDPProtocolNumber), datagramTTL
-		binary.BigEndian.PutUint16(ip[4:], size)
-		ends = ip[8:40]
-		a, b := from.Addr().As16(), to.Addr().As16()
-		copy(ends[copy(ends, a[:]):], b[:])
-	}
-	udp.Encode(&header.UDPFields{SrcPort: from.Port(), DstPort: to.Port(), Length: size})
-	// The pseudo-header (RFC 768, RFC 8200 §8.1), which is all that a guest with offloads wants.
-	check := checksum.Combine(checksum.Checksum(ends, uint16(header.UDPProtocolNumber)), size)
+	at := len(head) - header.UDPMinimumSize
+	udp := header.UDP(head[at:])
+	size := len(udp) + len(p)
+	check := encodeIP(head[:at], from.Addr(), to.Addr(), header.UDPProtocolNumber, size)
+	udp.Encode(&header.UDPFields{SrcPort: from.Port(), DstPort: to.Port(), Length: uint16(size)})
 	if !partial {
 		if check = ^checksum.Checksum(p, checksum.Checksum(udp, check)); check == 0 {
 			check = 0xffff // zero means none
 		}
 	}
 	udp.SetChecksum(check)
+}
+
+// encodeIP writes the headers before a datagram or segment of so many bytes to the guest,
+// and returns the checksum of its pseudo-header (RFC 768, RFC 8200 §8.1), which is all
+// that a guest with offloads wants.
+func encodeIP(head []byte, from, to netip.Addr, proto tcpip.TransportProtocolNumber, size int) uint16 {
+	clear(head)
+	copy(head, GuestMAC)
+	copy(head[6:], GatewayMAC)
+	binary.BigEndian.PutUint16(head[12:], uint16(networkOf(from)))
+	ip := head[ethernetHeader:]
+	var ends []byte // both addresses
+	if from.Is4() {
+		ip[0], ip[8], ip[9] = 4<<4|header.IPv4MinimumSize/4, hopLimit, uint8(proto)
+		binary.BigEndian.PutUint16(ip[2:], uint16(len(ip)+size))
+		ip[6] = header.IPv4FlagDontFragment << 5 // RFC 6864 §4.1: such a packet needs no identification
+		ends = ip[12:20]
+		a, b := from.As4(), to.As4()
+		copy(ends[copy(ends, a[:]):], b[:])
+		header.IPv4(ip).SetChecksum(^checksum.Checksum(ip, 0))
+	} else {
+		ip[0], ip[6], ip[7] = 6<<4, uint8(proto), hopLimit
+		binary.BigEndian.PutUint16(ip[4:], uint16(size))
+		ends = ip[8:40]
+		a, b := from.As16(), to.As16()
+		copy(ends[copy(ends, a[:]):], b[:])
+	}
+	return checksum.Combine(checksum.Checksum(ends, uint16(proto)), uint16(size))
 }
 
 // sendFragmented sends one that is larger than a packet.
@@ -155,7 +165,7 @@ func (n *Network) sendFragmented(from, to netip.AddrPort, p []byte) {
 	pkt.TransportProtocolNumber = header.UDPProtocolNumber
 	u.Encode(&header.UDPFields{SrcPort: from.Port(), DstPort: to.Port(), Length: uint16(header.UDPMinimumSize + len(p))})
 	u.SetChecksum(udpChecksum(route, u, p))
-	_ = route.WritePacket(stack.NetworkHeaderParams{Protocol: header.UDPProtocolNumber, TTL: datagramTTL, TOS: stack.DefaultTOS}, pkt)
+	_ = route.WritePacket(stack.NetworkHeaderParams{Protocol: header.UDPProtocolNumber, TTL: hopLimit, TOS: stack.DefaultTOS}, pkt)
 }
 
 func ipHeaderLen(a netip.Addr) int {

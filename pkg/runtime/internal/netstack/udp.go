@@ -24,30 +24,26 @@ const (
 	maxDatagram = 65507
 )
 
-// udpKey names a flow of the guest.
-type udpKey struct{ src, dst netip.AddrPort }
-
 // udpTable turns the guest's datagrams into the host's: one connected socket for
 // each pair of ends, so that only who was written to can answer.
 type udpTable struct {
 	net     *Network
-	sockets udpSockets
 	waiting atomic.Int64 // bytes of datagrams for flows that are being judged
 
 	mu      sync.Mutex
-	flows   map[udpKey]*udpFlow // nil when closed
-	opening int                 // flows that are being judged and opened: maxOpening at most
-	sweeper *time.Timer         // nil until there is something to sweep
+	flows   map[flowKey]*udpFlow // nil when closed
+	opening int                  // flows that are being judged and opened: maxOpening at most
+	sweeper *time.Timer          // nil until there is something to sweep
 }
 
 func newUDPTable(n *Network) *udpTable {
-	return &udpTable{net: n, flows: make(map[udpKey]*udpFlow)}
+	return &udpTable{net: n, flows: make(map[flowKey]*udpFlow)}
 }
 
 // handle takes a datagram of the guest that came through the stack. It always reports
 // true: take itself tells the guest of what nobody takes.
 func (t *udpTable) handle(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
-	key := udpKey{
+	key := flowKey{
 		netip.AddrPortFrom(fromTCPIP(id.RemoteAddress), id.RemotePort),
 		netip.AddrPortFrom(fromTCPIP(id.LocalAddress), id.LocalPort),
 	}
@@ -63,7 +59,7 @@ func (t *udpTable) handle(id stack.TransportEndpointID, pkt *stack.PacketBuffer)
 
 // take passes a datagram of the guest on to whom it is for. What v holds may change
 // at any time, and is not kept.
-func (t *udpTable) take(key udpKey, v [][]byte) {
+func (t *udpTable) take(key flowKey, v [][]byte) {
 	src, dst := key.src, key.dst
 	switch gateway := dst.Addr() == Gateway4 || dst.Addr() == Gateway6; {
 	case dst.Port() == dhcpServerPort && dst.Addr().Is4():
@@ -90,7 +86,7 @@ func gathered(v [][]byte) []byte {
 }
 
 // flow finds a flow or opens it. nil is for one that may not be, or not now.
-func (t *udpTable) flow(key udpKey) *udpFlow {
+func (t *udpTable) flow(key flowKey) *udpFlow {
 	f, evicted := t.findOrOpen(key)
 	if evicted != nil {
 		evicted.end("")
@@ -98,7 +94,7 @@ func (t *udpTable) flow(key udpKey) *udpFlow {
 	return f
 }
 
-func (t *udpTable) findOrOpen(key udpKey) (f, evicted *udpFlow) {
+func (t *udpTable) findOrOpen(key flowKey) (f, evicted *udpFlow) {
 	now := time.Now().UnixNano()
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -182,7 +178,7 @@ func (t *udpTable) sweep() {
 	for _, f := range idle {
 		f.end("")
 	}
-	t.sockets.drain()
+	t.net.sockets.drain()
 }
 
 // forget takes a flow out of the table.
@@ -206,5 +202,4 @@ func (t *udpTable) close() {
 	for _, f := range flows {
 		f.end("")
 	}
-	t.sockets.close()
 }

@@ -157,7 +157,7 @@ func TestUDPUnreachable(t *testing.T) {
 	frames := make(chan []byte, 8)
 	g.net.link.nic = capturing{g.link, frames}
 	for to, code := range map[string][2]byte{"10.0.0.1:443": {3, 13}, "[fd00::1]:443": {1, 1}} {
-		key := udpKey{netip.AddrPortFrom(Guest4, 4000), netip.MustParseAddrPort(to)}
+		key := flowKey{netip.AddrPortFrom(Guest4, 4000), netip.MustParseAddrPort(to)}
 		at, inner := 14+20, 20
 		if key.dst.Addr().Is6() {
 			key.src = netip.AddrPortFrom(Guest6, 4000)
@@ -191,7 +191,7 @@ func warmFlow(tb testing.TB, g *guest) (frame [][]byte, f *udpFlow) {
 	// As a guest's kernel has them: headers in one place, contents in another.
 	frame = [][]byte{append(append(append([]byte{}, GatewayMAC...), GuestMAC...), 8, 0), p[:28], p[28:]}
 	g.net.link.Receive(0, &vnet.Header{}, frame)
-	f = g.net.udp.flow(udpKey{netip.AddrPortFrom(Guest4, 4000), dst})
+	f = g.net.udp.flow(flowKey{netip.AddrPortFrom(Guest4, 4000), dst})
 	require.NotNil(tb, f)
 	l.SetReadDeadline(time.Now().Add(waitLong))
 	n, _, err := l.ReadFrom(make([]byte, 2000))
@@ -242,7 +242,7 @@ func TestUDPIdle(t *testing.T) {
 	silent, busy := g.udp(4001, addr), g.udp(4002, addr)
 	exchange(t, silent, []byte("abc"))
 	exchange(t, busy, []byte("x"))
-	g.net.udp.flow(udpKey{netip.AddrPortFrom(Guest4, 4001), addr}).used.Add(-int64(udpIdle))
+	g.net.udp.flow(flowKey{netip.AddrPortFrom(Guest4, 4001), addr}).used.Add(-int64(udpIdle))
 	g.net.udp.sweep()
 	f := <-flows
 	require.EqualValues(t, 4001, f.Src.Port())

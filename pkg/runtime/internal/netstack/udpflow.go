@@ -28,14 +28,13 @@ const (
 // udpFlow is what goes between two ends.
 type udpFlow struct {
 	table    *udpTable
-	key      udpKey
+	key      flowKey
 	used     atomic.Int64 // when the last datagram went, either way: Unix ns
 	refused  atomic.Int64 // when it may be tried again: Unix ns; 0 for a flow that may be
 	sent     atomic.Uint64
 	received atomic.Uint64
-	queued   bool // in udpSockets.ready, and the card's goroutine's as that is
 
-	// mu comes before udpSockets.mu and the stack's locks, and is not held together
+	// mu comes before sockets.mu and the stack's locks, and is not held together
 	// with udpTable.mu.
 	mu      sync.Mutex
 	fd      int      // a connected socket that never blocks; -1 before it is open, and after
@@ -94,7 +93,11 @@ func (f *udpFlow) begin(fd int, flow *Flow, release func()) error {
 		f.write([][]byte{p}, len(p))
 	}
 	f.forget()
-	return f.table.sockets.add(f, fd)
+	err := f.table.net.sockets.add(fd, f, readable)
+	if err != nil {
+		f.fd = -1
+	}
+	return err
 }
 
 func (f *udpFlow) over() bool {
@@ -109,7 +112,7 @@ func connectUDP(to netip.AddrPort) (int, error) {
 	if to.Addr().Is4() {
 		family, addr = unix.AF_INET, &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}
 	}
-	fd, err := socketUDP(family)
+	fd, err := newSocket(family, unix.SOCK_DGRAM)
 	if err != nil {
 		return -1, os.NewSyscallError("socket", err)
 	}
@@ -143,7 +146,7 @@ func (f *udpFlow) end(why string) {
 	flow, release := f.begun, f.release
 	f.begun, f.release = nil, nil
 	if f.fd >= 0 {
-		t.sockets.remove(f.fd)
+		t.net.sockets.remove(f.fd)
 		f.fd = -1
 	}
 	f.mu.Unlock()
@@ -220,9 +223,9 @@ func (f *udpFlow) forget() {
 	f.waiting, f.held = nil, 0
 }
 
-// receive carries to the guest what there is, a burst of it at most. It returns how
-// many datagrams, and whether there was no more.
-func (f *udpFlow) receive() (count int, drained bool) {
+// serve implements [socketOwner]: it carries to the guest what there is, a burst of it at
+// most. It returns how many datagrams, and whether there was no more.
+func (f *udpFlow) serve(uint32) (count int, drained bool) {
 	l := f.table.net.link
 	j := joining{f: f, buf: joinBuffers.Get().(*[joinedMost + maxDatagram]byte), most: -1, queue: -1}
 	if l.joins() {
@@ -233,7 +236,7 @@ func (f *udpFlow) receive() (count int, drained bool) {
 		joinBuffers.Put(j.buf)
 		if j.queue >= 0 {
 			f.used.Store(time.Now().UnixNano())
-			l.queues[j.queue].lull.flush(true)
+			l.nic.Flush(j.queue)
 		}
 	}()
 	for ; count < burst; count++ {

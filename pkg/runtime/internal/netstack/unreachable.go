@@ -13,7 +13,7 @@ import (
 // RFC 1812 §5.2.7.1, RFC 4443 §3.1. The packet that it is about is made up from what
 // the flow knows; that much is what programs' sockets are found by. There are so many a
 // second at most as the stack itself sends (RFC 1812 §4.3.2.8).
-func (n *Network) unreachable(key udpKey, why error) {
+func (n *Network) unreachable(key flowKey, why error) {
 	code4, code6, ok := unreachableCodes(why)
 	if !ok || !n.unreachables.Allow() {
 		return

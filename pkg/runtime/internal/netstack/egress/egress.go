@@ -362,6 +362,9 @@ func (p *Policy) Close() {
 // box must get its addresses from our DNS and from nowhere else.
 func (p *Policy) NameRules() bool { return p.match.named || p.config.Default == Ask }
 
+// Asks tells whether Check may wait for an answer.
+func (p *Policy) Asks() bool { return p.config.Default == Ask }
+
 func (p *Policy) log(kind Kind, f Flow, v Verdict) {
 	if p.opts.Log == nil {
 		return

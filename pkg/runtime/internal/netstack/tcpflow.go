@@ -1,0 +1,205 @@
+package netstack
+
+import (
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/anthropics/boxlite/pkg/runtime/internal/netstack/egress"
+	"golang.org/x/sys/unix"
+)
+
+// tcpState is how far a connection is. Beyond tcpOpen only directions end, each on its own.
+type tcpState uint8
+
+const (
+	tcpJudged     tcpState = iota // the policy is asked
+	tcpConnecting                 // the host connects
+	tcpAnswered                   // the guest's SYN was answered
+	tcpCalling                    // a SYN was sent to the guest
+	tcpOpen
+	tcpOver
+)
+
+// tcpFlow joins a connection of the guest to one of the host, with back-pressure,
+// half-close and resets either way. RFC 9293 §3.3.1 names the variables.
+type tcpFlow struct {
+	table   *tcpTable
+	key     flowKey // src is the guest's end, dst the other as the guest knows it
+	inbound bool    // by a forwarded port
+
+	// mu comes before the locks of sockets, tcpTimers, ackList, tcpTable and sendQueue.
+	mu    sync.Mutex
+	state tcpState
+	fd    int  // of the host; -1 for none
+	told  bool // the socket is among those that are watched
+
+	// To the guest.
+	una     uint32 // SND.UNA: the oldest that is not acknowledged
+	nxt     uint32 // SND.NXT: where the next segment begins; before top while something is repeated
+	top     uint32 // after all that was ever sent
+	repeat  uint32 // no repetition before this is acknowledged
+	window  uint32 // SND.WND: what the guest takes from una on
+	wl1     uint32 // SND.WL1 and WL2: the segment that said so
+	wl2     uint32
+	mss     int
+	shift   uint8 // of the guest's windows
+	dup     int   // acknowledgements of the same in a row
+	out     ring  // from una on
+	more    bool  // the socket may have something to read
+	hup     bool  // and the end comes after it
+	ended   bool  // the host has sent its last: a FIN follows what is in out
+	acked   bool  // and the guest has that
+	blocked bool  // there was no room in the guest's ring: in sendQueue.blocked
+
+	over atomic.Bool // the state is tcpOver; for sendQueue
+
+	// From the guest.
+	rcv    uint32 // RCV.NXT
+	edge   uint32 // after all that the guest may send
+	scaled uint8  // of our windows
+	in     ring   // what the socket has yet to take
+	fin    bool   // the guest has sent its last
+	shut   bool   // and the host was told
+	owes   owed
+	listed bool // in an ackList
+
+	sniff   *egress.Sniffer // judges the guest's first bytes before they go on; nil for none
+	release func()          // ends the hold of the destination's name; nil for none
+	flow    Flow            // to be reported
+	counted bool            // as one that is open
+
+	tcpTimes
+}
+
+func newTCPFlow(t *tcpTable, key flowKey, inbound bool) *tcpFlow {
+	f := &tcpFlow{table: t, key: key, inbound: inbound, fd: -1}
+	f.flow = Flow{Time: time.Now(), Protocol: egress.TCP, Inbound: inbound, Src: key.src, Dst: key.dst}
+	f.una = t.first(key)
+	f.nxt, f.top, f.repeat = f.una, f.una, f.una
+	f.entry.index = -1
+	return f
+}
+
+// greeted takes the SYN of the guest. Preconditions: mu.
+func (f *tcpFlow) greeted(s *segment) {
+	f.rcv = s.seq + 1
+	f.edge = f.rcv
+	f.wl1, f.wl2 = s.seq, s.ack
+	f.window = uint32(s.window) // never scaled in a SYN
+	header := ipHeaderLen(f.key.src.Addr()) + tcpHeader
+	f.mss = min(int(s.mss), int(f.table.net.link.mtu)-header)
+	if s.shift != noScale {
+		f.shift, f.scaled = uint8(s.shift), windowShift
+	}
+}
+
+// dial judges a connection of the guest's and connects. The guest hears only when the
+// host has, so that it sees a refusal as one. It waits for who is asked.
+func (f *tcpFlow) dial() {
+	v := f.table.net.cfg.Policy.Check(f.table.net.ctx, egress.Flow{Protocol: egress.TCP, Dst: f.key.dst})
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.state != tcpJudged {
+		return
+	}
+	if f.flow.Verdict = v; !v.Allow {
+		f.end(errDenied)
+		return
+	}
+	f.release = f.table.net.cfg.Policy.Hold(f.key.dst.Addr()) // the name stays that of the address while somebody uses it
+	if v.NeedsName {
+		f.sniff = f.table.net.cfg.Policy.Sniffer(egress.Flow{Protocol: egress.TCP, Dst: f.key.dst}, v)
+	}
+	f.state = tcpConnecting
+	f.expect(openTime)
+	if err := f.connect(); err != nil {
+		f.end(err)
+	}
+}
+
+var errDenied = errors.New("denied by the policy")
+
+// opened is the end of the handshake. Preconditions: mu.
+func (f *tcpFlow) opened() {
+	f.state, f.counted = tcpOpen, true
+	f.table.opening.Add(-1)
+	c := &f.table.net.count
+	c.tcpActive.Add(1)
+	c.tcpTotal.Add(1)
+	f.expect(0)
+}
+
+// fail is end for who does not hold mu.
+func (f *tcpFlow) fail(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.end(err)
+}
+
+// end forgets a connection and tells of it, once. With an error either side sees a reset,
+// the guest unless it has sent one itself. Preconditions: mu.
+func (f *tcpFlow) end(err error) {
+	if f.state == tcpOver {
+		return
+	}
+	t := f.table
+	if err != nil && err != errReset {
+		f.reset()
+	}
+	if f.fd >= 0 {
+		if err != nil { // unsent bytes go, and the far end sees a reset
+			_ = unix.SetsockoptLinger(f.fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+		}
+		if f.told {
+			t.net.sockets.remove(f.fd)
+		} else {
+			unix.Close(f.fd)
+		}
+		f.fd = -1
+	}
+	if f.state < tcpOpen {
+		t.opening.Add(-1)
+	}
+	f.state = tcpOver
+	f.over.Store(true)
+	f.out.clear(&t.memory)
+	f.in.clear(&t.memory)
+	f.sniff = nil
+	t.timers.remove(f)
+	t.forget(f)
+	if f.release != nil {
+		f.release()
+	}
+	f.tell(err)
+}
+
+// tell counts and reports how a connection ended.
+func (f *tcpFlow) tell(err error) {
+	c := &f.table.net.count
+	if f.counted {
+		c.tcpActive.Add(-1)
+	}
+	switch {
+	case err == nil, errors.Is(err, errClosed):
+	case errors.Is(err, errDenied):
+		c.denied.Add(1)
+	default:
+		c.tcpErrors.Add(1)
+	}
+	if err != nil {
+		f.flow.Err = err.Error()
+	}
+	f.table.net.report(&f.flow)
+}
+
+// finish ends a connection of which either side has all. Preconditions: mu.
+func (f *tcpFlow) finish() {
+	if f.state == tcpOpen && f.shut && f.acked {
+		if f.owes != owedNothing {
+			f.acknowledge()
+		}
+		f.end(nil)
+	}
+}
