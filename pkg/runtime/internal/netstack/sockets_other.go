@@ -13,7 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Events of a socket. That the far end is gone is found by reading.
+// Events of a socket. That the far end has ended is no event of its own: it is found by
+// reading all that there is.
 const (
 	readable = 1
 	writable = 2

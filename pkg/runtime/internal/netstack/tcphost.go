@@ -144,8 +144,8 @@ func (f *tcpFlow) fill() (got bool, err error) {
 	}
 	f.out.added(n)
 	f.flow.Received += uint64(n)
-	if n < len(a)+len(b) && !f.hup {
-		f.more = false // an event tells of what comes next
+	if n < len(a)+len(b) && hungUp != 0 && !f.hup {
+		f.more = false // an event tells of what comes next, and the last had no end in it
 	}
 	return true, nil
 }
