@@ -36,8 +36,10 @@ var tests = []test{
 	{"tcp-up-8", func(c *client) (int, int, error) { return c.streams(8, 8*mib, c.upload) }},
 	{"tcp-down-1", func(c *client) (int, int, error) { return c.streams(1, 64*mib, c.download) }},
 	{"tcp-down-8", func(c *client) (int, int, error) { return c.streams(8, 8*mib, c.download) }},
-	{"udp-up", (*client).datagramsUp},
-	{"udp-down", (*client).datagramsDown},
+	{"udp-up", func(c *client) (int, int, error) { return c.datagramsUp(1) }},
+	{"udp-down", func(c *client) (int, int, error) { return c.datagramsDown(dgramPlease) }},
+	{"udp-up-segmented", func(c *client) (int, int, error) { return c.datagramsUp(25) }},
+	{"udp-down-segmented", func(c *client) (int, int, error) { return c.datagramsDown(dgramTogether) }},
 }
 
 func measure(name, addr string, pattern *regexp.Regexp) error {
@@ -180,8 +182,8 @@ func (c *client) connects(count int) (bytes, ops int, err error) {
 
 const datagrams = 2000
 
-// datagramsUp sends as fast as it goes; what arrived counts.
-func (c *client) datagramsUp() (bytes, ops int, err error) {
+// datagramsUp sends as fast as it goes, so many in one call; what arrived counts.
+func (c *client) datagramsUp(together int) (bytes, ops int, err error) {
 	count, err := c.open("tcp", opCount)
 	if err != nil {
 		return 0, 0, err
@@ -193,9 +195,16 @@ func (c *client) datagramsUp() (bytes, ops int, err error) {
 		return 0, 0, err
 	}
 	defer conn.Close()
-	b := make([]byte, datagram)
-	b[0] = dgramSink
-	for range datagrams {
+	b := make([]byte, together*datagram)
+	for i := range together {
+		b[i*datagram] = dgramSink
+	}
+	if together > 1 {
+		if err := segment(conn.(*net.UDPConn), datagram); err != nil {
+			return 0, 0, err
+		}
+	}
+	for range datagrams / together {
 		if _, err := conn.Write(b); err != nil {
 			return 0, 0, err
 		}
@@ -218,8 +227,8 @@ func (c *client) datagramsUp() (bytes, ops int, err error) {
 }
 
 // datagramsDown has the server send in bursts that fit a socket's buffer, where each
-// takes a whole page after streams of large frames.
-func (c *client) datagramsDown() (bytes, ops int, err error) {
+// takes a whole page after streams of large frames; how says in how many calls.
+func (c *client) datagramsDown(how byte) (bytes, ops int, err error) {
 	conn, err := c.open("udp", 0)
 	if err != nil {
 		return 0, 0, err
@@ -227,7 +236,7 @@ func (c *client) datagramsDown() (bytes, ops int, err error) {
 	defer conn.Close()
 	const burst = 25
 	var please [9]byte
-	please[0] = dgramPlease
+	please[0] = how
 	binary.BigEndian.PutUint32(please[1:], burst)
 	binary.BigEndian.PutUint32(please[5:], datagram)
 	b := make([]byte, 64<<10)

@@ -50,9 +50,10 @@ const (
 
 // What a datagram is for.
 const (
-	dgramEcho   = 'e'
-	dgramSink   = 's'
-	dgramPlease = 'd' // the server sends as many of a size as the next 4 and 4 bytes say
+	dgramEcho     = 'e'
+	dgramSink     = 's'
+	dgramPlease   = 'd' // the server sends as many of a size as the next 4 and 4 bytes say
+	dgramTogether = 't' // likewise, in one call
 )
 
 const (

@@ -177,6 +177,18 @@ func (s *server) packets(c *net.UDPConn) {
 		case dgramSink:
 			s.datagrams.Add(1)
 			s.inBytes.Add(uint64(n))
+		case dgramTogether:
+			if n < 9 {
+				continue
+			}
+			count, size := binary.BigEndian.Uint32(b[1:]), binary.BigEndian.Uint32(b[5:])
+			if err := segment(c, int(size)); err != nil {
+				return
+			}
+			_, _ = c.WriteToUDPAddrPort(b[:min(int(count*size), len(b))], from)
+			if err := segment(c, 0); err != nil {
+				return
+			}
 		case dgramPlease:
 			if n < 9 {
 				continue

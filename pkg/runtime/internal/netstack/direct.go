@@ -66,10 +66,22 @@ func (l *link) datagrams(d *plain, p []byte, h *vnet.Header, v [][]byte, size in
 	if int(h.CsumStart) != skip-header.UDPMinimumSize || h.GSOSize == 0 {
 		return false
 	}
-	for off := 0; off == 0 || off < all; off += int(h.GSOSize) {
-		l.part(key, v, skip+off, min(all-off, int(h.GSOSize)))
+	each := int(h.GSOSize)
+	for off := 0; off == 0 || off < all; {
+		n := min(all-off, segmentsMost*each, segmentedMost/each*each)
+		if n <= each || !l.parts(key, v, skip+off, n, each) {
+			n = min(all-off, each)
+			l.part(key, v, skip+off, n)
+		}
+		off += max(n, 1)
 	}
 	return true
+}
+
+// parts is part for many datagrams of the same size, if they can go in one call.
+func (l *link) parts(key flowKey, v [][]byte, off, n, each int) bool {
+	var pieces [directPieces][]byte
+	return l.net.udp.takeMany(key, queue.Prefix(queue.Skip(pieces[:copy(pieces[:], v)], off), n), n, each)
 }
 
 // part passes on the datagram that is n bytes of a frame from an offset on.

@@ -53,6 +53,14 @@ func TestSegmentedDatagrams(t *testing.T) {
 			}
 		}
 		require.Zero(t, h.net.Stats().Dropped)
+		f := h.net.udp.flow(flowKey{netip.AddrPortFrom(guestOf(c.box), 4000), dst})
+		require.False(t, f.single)
+		require.Equal(t, segmentsMost > 1, f.each == 1000, "in one call")
+		large := datagram(4000, dst, 5000) // which is one
+		h.send(large)
+		n, _, err := server.ReadFrom(make([]byte, maxDatagram))
+		require.NoError(t, err)
+		require.Equal(t, 5000, n)
 	}
 }
 

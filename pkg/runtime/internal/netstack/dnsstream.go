@@ -1,7 +1,6 @@
 package netstack
 
 import (
-	"errors"
 	"fmt"
 	"time"
 
@@ -95,5 +94,3 @@ func settled(ep tcpip.Endpoint) bool {
 	}
 	return false
 }
-
-var errClosed = errors.New("the box ended")

@@ -63,6 +63,11 @@ const fullOffloads = vnet.OffloadCsum | vnet.OffloadTSO4 | vnet.OffloadTSO6
 
 // newGuest starts a network and its guest. Everything is gone at the end of the test.
 func newGuest(t testing.TB, cfg Config) *guest {
+	return newGuestWith(t, cfg, func(g *guest) NIC { return g.link })
+}
+
+// newGuestWith is newGuest with another card.
+func newGuestWith(t testing.TB, cfg Config, card func(*guest) NIC) *guest {
 	t.Helper()
 	if cfg.Policy == nil {
 		cfg.Policy = policy(t, egress.Config{AllowHost: true})
@@ -70,7 +75,7 @@ func newGuest(t testing.TB, cfg Config) *guest {
 	n, err := New(cfg)
 	require.NoError(t, err)
 	g := &guest{t: t, net: n, link: &guestLink{host: n.Host(), tx: make(chan wire, 1024), rx: make(chan wire, 1024), offloads: fullOffloads, room: -1}}
-	n.Attach(g.link)
+	n.Attach(card(g))
 	g.stack = stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol, arp.NewProtocol},
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
@@ -112,6 +117,12 @@ func newGuest(t testing.TB, cfg Config) *guest {
 	return g
 }
 
+// scatter has a packet lie in several places, as in a guest's memory.
+func scatter(eth, packet []byte) [][]byte {
+	a, b := len(packet)/3, len(packet)*3/4
+	return [][]byte{eth, packet[:a:a], packet[a:b:b], packet[b:]}
+}
+
 // What tests wait for at most, and how often they look.
 const (
 	waitLong = 2 * time.Minute
@@ -144,7 +155,7 @@ func (l *guestLink) transmit(bell *virtio.Doorbell, stop chan struct{}) {
 	for {
 		select {
 		case w := <-l.tx:
-			l.host.Receive(0, &w.h, [][]byte{w.frame[:14], w.frame[14:]})
+			l.host.Receive(0, &w.h, scatter(w.frame[:ethernetHeader], w.frame[ethernetHeader:]))
 			bell.Ring() // as the card's goroutine comes to wait after all that it received
 		case <-stop:
 			return

@@ -89,9 +89,14 @@ type hostileGuest struct {
 }
 
 func newHostile(t *testing.T, cfg Config) *hostileGuest {
-	h := &hostileGuest{guest: newGuest(t, cfg)}
-	h.net.link.nic = hostileCard{h.link, h}
+	return newHostileWith(t, cfg, func(c hostileCard) NIC { return c })
+}
+
+// newHostileWith is newHostile with another card.
+func newHostileWith(t *testing.T, cfg Config, card func(hostileCard) NIC) *hostileGuest {
+	h := &hostileGuest{}
 	h.deaf.Store(true)
+	h.guest = newGuestWith(t, cfg, func(g *guest) NIC { return card(hostileCard{g.link, h}) })
 	return h
 }
 
@@ -120,7 +125,7 @@ func (h *hostileGuest) send(packet []byte) {
 	if packet[0]>>4 == 6 {
 		eth[12], eth[13] = 0x86, 0xdd
 	}
-	h.net.Host().Receive(0, &vnet.Header{}, [][]byte{eth, packet})
+	h.net.Host().Receive(0, &vnet.Header{}, scatter(eth, packet))
 	h.bell.Ring() // as the card's goroutine comes to wait after all that it received
 }
 

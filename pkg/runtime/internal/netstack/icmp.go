@@ -132,9 +132,10 @@ func (p *pinger) serve(run *pingRun) {
 // pingSocket opens a socket for echo requests to an address (ping_group_range of
 // ip-sysctl, and icmp(4) of macOS).
 func pingSocket(dst netip.Addr) (*net.UDPConn, error) {
-	family, proto := unix.AF_INET, unix.IPPROTO_ICMP
+	family, addr := sockaddr(hostSide(netip.AddrPortFrom(dst, 0)))
+	proto := unix.IPPROTO_ICMP
 	if dst.Is6() {
-		family, proto = unix.AF_INET6, unix.IPPROTO_ICMPV6
+		proto = unix.IPPROTO_ICMPV6
 	}
 	fd, err := unix.Socket(family, unix.SOCK_DGRAM, proto)
 	if err != nil {
@@ -143,14 +144,7 @@ func pingSocket(dst netip.Addr) (*net.UDPConn, error) {
 	unix.CloseOnExec(fd)
 	f := os.NewFile(uintptr(fd), "ping")
 	defer f.Close()
-	to := hostSide(netip.AddrPortFrom(dst, 0)).Addr()
-	var sa unix.Sockaddr = &unix.SockaddrInet4{}
-	if to.Is4() {
-		sa.(*unix.SockaddrInet4).Addr = to.As4()
-	} else {
-		sa = &unix.SockaddrInet6{Addr: to.As16()}
-	}
-	if err := unix.Connect(fd, sa); err != nil {
+	if err := unix.Connect(fd, addr); err != nil {
 		return nil, os.NewSyscallError("connect ping socket", err)
 	}
 	if err := unix.SetNonblock(fd, true); err != nil {

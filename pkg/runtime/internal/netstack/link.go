@@ -2,6 +2,7 @@ package netstack
 
 import (
 	"encoding/binary"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -16,8 +17,8 @@ import (
 
 const (
 	ethernetHeader = header.EthernetMinimumSize
-	// backlogBytes bounds what waits for a guest that has no room in its receive
-	// ring, for each queue pair: about what a TCP connection has in flight.
+	// backlogBytes bounds the packets that wait for a guest that has no room in its receive
+	// ring, for each queue pair.
 	backlogBytes = 4 << 20
 	// packetOverhead is what a packet that waits takes besides its bytes.
 	packetOverhead = 512
@@ -88,9 +89,11 @@ func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 }
 
 // flush has the guest hear of what was sent to a flow.
-func (l *link) flush(key *flowKey) {
+func (l *link) flush(key *flowKey) { l.flushQueue(l.pairOf(key.src.Port(), key.dst.Port())) }
+
+func (l *link) flushQueue(q int) {
 	if l.nic != nil {
-		l.nic.Flush(l.pairOf(key.src.Port(), key.dst.Port()))
+		l.nic.Flush(q)
 	}
 }
 
@@ -196,12 +199,23 @@ func offloads(pkt *stack.PacketBuffer) (h vnet.Header) {
 	return h
 }
 
-// Ready implements [vnet.Host]: the guest has room again. One flow after the other gets
-// it, until there is none left.
+// Ready implements [vnet.Host]: the guest has room again. What waits for a pair that its
+// driver does not listen on any more goes elsewhere.
 func (l *link) Ready(q int) {
+	l.release(q)
+	for i := max(l.nic.Pairs(), 1); i < len(l.queues); i++ {
+		l.release(i)
+	}
+}
+
+// release gives the room in a ring to one flow after the other, until there is none left.
+func (l *link) release(q int) {
 	s := &l.queues[q]
 	s.drain(l, q)
-	for f := s.next(); f != nil && f.resume(); f = s.next() {
+	for f := s.next(); f != nil; f = s.next() {
+		if on, blocked := f.resume(); blocked && on == q {
+			return
+		}
 	}
 }
 
@@ -276,6 +290,9 @@ func (l *link) close() error {
 	return nil
 }
 
+// mss is the most that a segment between the guest and an address holds (RFC 9293 §3.7.1).
+func (l *link) mss(a netip.Addr) int { return int(l.mtu) - ipHeaderLen(a) - header.TCPMinimumSize }
+
 // MTU implements [stack.LinkEndpoint].
 func (l *link) MTU() uint32 { return l.mtu }
 
@@ -299,8 +316,16 @@ func (l *link) Capabilities() stack.LinkEndpointCapabilities {
 	return stack.CapabilityRXChecksumOffload
 }
 
-// pay is tcpTable.acknowledge for the first queue pair.
-func (l *link) pay(all bool) bool { return l.net.tcp.acknowledge(0, all) }
+// pay is tcpTable.acknowledge for the first queue pair, and for those that the driver does
+// not listen on any more.
+func (l *link) pay(all bool) bool {
+	if len(l.queues) > 1 {
+		for q := max(l.nic.Pairs(), 1); q < len(l.queues); q++ {
+			l.net.tcp.acknowledge(q, true)
+		}
+	}
+	return l.net.tcp.acknowledge(0, all)
+}
 
 // GSOMaxSize implements [stack.GSOEndpoint].
 func (l *link) GSOMaxSize() uint32 { return gsoMax }

@@ -52,8 +52,9 @@ type openPort struct {
 	net  *Network
 	conn *net.UDPConn // nil for TCP
 
-	mu sync.Mutex
-	fd int // of the listening socket; -1 for none
+	mu      sync.Mutex
+	fd      int  // of the listening socket; -1 for none
+	waiting bool // for descriptors
 }
 
 type peerKey struct {
@@ -231,24 +232,22 @@ func (o *openPort) accept() (int, unix.Sockaddr, error) {
 
 // later tries again in a moment.
 func (o *openPort) later() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.waiting {
+		return
+	}
+	o.waiting = true
 	time.AfterFunc(100*time.Millisecond, func() {
 		o.net.spawn(func() {
+			o.mu.Lock()
+			o.waiting = false
+			o.mu.Unlock()
 			for done := false; !done; {
 				_, done = o.serve(readable)
 			}
 		})
 	})
-}
-
-// addrPort is the address of an IP socket.
-func addrPort(a unix.Sockaddr) netip.AddrPort {
-	switch a := a.(type) {
-	case *unix.SockaddrInet4:
-		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
-	case *unix.SockaddrInet6:
-		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr), uint16(a.Port))
-	}
-	return netip.AddrPort{}
 }
 
 // pause waits, and reports false when the network is closed meanwhile.

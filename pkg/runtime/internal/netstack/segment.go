@@ -17,7 +17,7 @@ const (
 )
 
 const (
-	leastMSS = 88 // what Linux takes for a lie, RFC 9293 §3.7.1
+	leastMSS = 88 // below it Linux takes a guest's for a lie (TCP_MIN_MSS)
 	// noScale is the shift of a SYN that offers none (RFC 7323 §2.2).
 	noScale = -1
 )
@@ -93,9 +93,10 @@ func (l *link) takesSegments() bool {
 
 // sendSegment hands a segment to the guest's card: two pieces of payload, and how many
 // bytes of it go into one segment of a larger frame. The guest hears of it with the next
-// flush of the queue. When there is no room in the guest's ring the flow, if it is not
-// nil, is told when there is again. Preconditions: more than one segment is allowed by
-// takesSegments.
+// flush of the queue. When there is no room in the guest's ring, the flow is told when
+// there is again; without one, the segment waits as other packets do. Preconditions: the
+// flow's mu; more than one segment is allowed by takesSegments; without a flow there is no
+// payload.
 func (l *link) sendSegment(f *tcpFlow, key *flowKey, s *segment, a, b []byte, each int) vnet.Status {
 	q := l.pairOf(key.src.Port(), key.dst.Port())
 	if l.nic == nil {
@@ -135,9 +136,11 @@ func (l *link) sendSegment(f *tcpFlow, key *flowKey, s *segment, a, b []byte, ea
 		status = out.transmit(l, q)
 	}
 	switch {
-	case status == vnet.Full && f != nil:
+	case status == vnet.Full && f == nil:
+		out.keepFrame(l, head, nil, header.TCPChecksumOffset)
+	case status == vnet.Full:
 		if !f.blocked {
-			f.blocked = true
+			f.blocked, f.blockedOn = true, q
 			out.block(f)
 		}
 	case status != vnet.Sent:

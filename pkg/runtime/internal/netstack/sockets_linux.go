@@ -18,6 +18,7 @@ const (
 	// Events of a socket.
 	readable = unix.EPOLLIN
 	writable = unix.EPOLLOUT
+	urgent   = unix.EPOLLPRI
 	hungUp   = unix.EPOLLRDHUP | unix.EPOLLHUP | unix.EPOLLERR
 )
 
@@ -86,7 +87,7 @@ func (s *sockets) watch(fd int, events uint32) error {
 		unix.EpollCtl(s.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: events | unix.EPOLLET, Fd: int32(fd)}))
 }
 
-// remove closes a socket that was added. An event of it that is on its way finds no
+// remove closes a socket, whether it was added or not. An event of it that is on its way finds no
 // owner, or has another's socket looked at in vain.
 func (s *sockets) remove(fd int) {
 	s.mu.Lock()

@@ -18,6 +18,7 @@ import (
 const (
 	readable = 1
 	writable = 2
+	urgent   = 0
 	hungUp   = 0
 )
 

@@ -1,7 +1,6 @@
 package netstack
 
 import (
-	"errors"
 	"hash/maphash"
 	"net/netip"
 	"sync"
@@ -12,7 +11,6 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 
-	vnet "github.com/anthropics/boxlite/pkg/virtio/net"
 	"github.com/anthropics/boxlite/pkg/virtio/queue"
 )
 
@@ -37,12 +35,15 @@ type tcpTable struct {
 	seed    maphash.Seed
 	start   time.Time // of the clock
 	open    atomic.Int64
-	opening atomic.Int64
+	opening atomic.Int64 // of the guest's, and those that were given up while somebody was asked
+	calling atomic.Int64 // of forwarded ports
 
 	first  func(flowKey) uint32                // firstSequence, but for tests
 	where  func(netip.AddrPort) netip.AddrPort // hostSide, but for tests
 	idle   time.Duration                       // keepIdle, but for tests
 	orphan time.Duration                       // orphanTime, but for tests
+	repeat time.Duration                       // firstRepeat, but for tests
+	delay  time.Duration                       // ackDelay, but for tests
 
 	acks []ackList // by queue pair
 
@@ -54,7 +55,7 @@ type tcpTable struct {
 func newTCPTable(n *Network) *tcpTable {
 	t := &tcpTable{
 		net: n, gateway: newGateway(n), seed: maphash.MakeSeed(), start: time.Now(),
-		where: hostSide, idle: keepIdle, orphan: orphanTime,
+		where: hostSide, idle: keepIdle, orphan: orphanTime, repeat: firstRepeat, delay: ackDelay,
 		acks: make([]ackList, n.cfg.Queues), flows: make(map[flowKey]*tcpFlow), next: firstCaller,
 	}
 	t.first = t.firstSequence
@@ -103,7 +104,7 @@ func (t *tcpTable) take(q int, key flowKey, s *segment, v [][]byte) bool {
 	case s.flags&(flagSyn|flagAck|flagRst|flagFin) == flagSyn:
 		t.begin(key, s)
 	default:
-		t.refuse(key, s, queue.Len(v))
+		t.refuse(&key, s, queue.Len(v))
 	}
 	return true
 }
@@ -119,38 +120,33 @@ func (t *tcpTable) begin(key flowKey, s *segment) {
 	if t.opening.Load() >= int64(t.net.limit.opening) {
 		return // it asks again
 	}
-	f := t.add(key, false)
-	if f == nil {
-		return
-	}
-	f.mu.Lock()
+	f := newTCPFlow(t, key)
 	f.greeted(s)
-	f.mu.Unlock()
-	if t.open.Load() > t.net.limit.tcp {
-		f.fail(errTooMany)
-		return
-	}
-	if !t.net.cfg.Policy.Asks() {
+	asks := t.net.cfg.Policy.Asks()
+	f.asking = asks
+	switch {
+	case !t.add(f):
+	case t.open.Load() > t.net.limit.tcp:
+		f.notAsked(errTooMany)
+	case !asks:
 		f.dial()
-	} else if !t.net.spawn(f.dial) {
-		f.fail(errClosed)
+	case !t.net.spawn(f.dial):
+		f.notAsked(errClosed)
 	}
 }
 
-var errTooMany = errors.New("too many connections")
-
-// add makes an entry, or nil when there is one or the table is closed.
-func (t *tcpTable) add(key flowKey, inbound bool) *tcpFlow {
+// add makes an entry of a connection that is to be opened, unless there is one with its
+// ends or the table is closed. Others see it from then on.
+func (t *tcpTable) add(f *tcpFlow) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.flows == nil || t.flows[key] != nil {
-		return nil
+	if t.flows == nil || t.flows[f.key] != nil {
+		return false
 	}
-	f := newTCPFlow(t, key, inbound)
-	t.flows[key] = f
+	t.flows[f.key] = f
 	t.open.Add(1)
-	t.opening.Add(1)
-	return f
+	f.opening().Add(1)
+	return true
 }
 
 func (t *tcpTable) forget(f *tcpFlow) {
@@ -163,7 +159,7 @@ func (t *tcpTable) forget(f *tcpFlow) {
 }
 
 // refuse answers a segment of no connection (RFC 9293 §3.5.2).
-func (t *tcpTable) refuse(key flowKey, s *segment, n int) {
+func (t *tcpTable) refuse(key *flowKey, s *segment, n int) {
 	if s.flags&flagRst != 0 {
 		return
 	}
@@ -173,9 +169,7 @@ func (t *tcpTable) refuse(key flowKey, s *segment, n int) {
 	} else {
 		r.flags, r.ack = flagRst|flagAck, s.seq+s.length(n)
 	}
-	if t.net.link.sendSegment(nil, &key, &r, nil, nil, leastMSS) == vnet.Sent {
-		t.net.link.flush(&key)
-	}
+	t.net.link.say(key, &r)
 }
 
 // firstSequence is where a connection begins to count: later for the same ends each time,

@@ -1,6 +1,7 @@
 package netstack
 
 import (
+	"math/bits"
 	"sync"
 	"time"
 )
@@ -28,7 +29,7 @@ type ackList struct {
 	mu    sync.Mutex
 	flows []*tcpFlow
 	spare []*tcpFlow
-	since time.Duration // the first of those that may wait
+	since time.Duration // the first of those that may wait; 0 for none
 }
 
 // owe notes a connection that owes. Preconditions: f.mu.
@@ -49,41 +50,49 @@ func (t *tcpTable) acknowledge(q int, all bool) (more bool) {
 		a.mu.Unlock()
 		return false
 	}
+	now := t.now()
+	all = all || a.since != 0 && now-a.since >= t.delay
 	a.flows, a.spare = a.spare[:0], nil
 	a.mu.Unlock()
-	now := t.now()
-	if !all && a.since != 0 && now-a.since >= ackDelay {
-		all = true
-	}
 	kept := 0
+	var queues uint64 // that are to be flushed
 	for _, f := range flows {
-		if f.pay(all) {
+		later, on := f.pay(all)
+		queues |= on
+		if later {
 			flows[kept] = f
 			kept++
 		}
 	}
 	clear(flows[kept:])
+	for queues != 0 {
+		q := bits.TrailingZeros64(queues)
+		t.net.link.flushQueue(q)
+		queues &^= 1 << q
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	if kept == 0 {
 		a.since = 0
 	} else if a.since == 0 {
 		a.since = now
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
 	a.flows, a.spare = append(flows[:kept], a.flows...), a.flows[:0]
+	clear(a.spare[:cap(a.spare)])
 	return len(a.flows) > 0
 }
 
-// pay acknowledges what arrived, and reports whether it does so later.
-func (f *tcpFlow) pay(all bool) (later bool) {
+// pay acknowledges what arrived, and returns the queue that has to be flushed for the guest
+// to hear of it, as a bit; or it reports that it does so later.
+func (f *tcpFlow) pay(all bool) (later bool, queue uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.owes == owedLater && !all {
-		return true
+		return true, 0
 	}
 	f.listed = false
-	if f.owes != owedNothing && f.state >= tcpOpen {
-		f.acknowledge()
+	if f.owes != owedNothing && f.state == tcpOpen && f.acknowledge() {
+		queue = 1 << f.table.net.link.pairOf(f.key.src.Port(), f.key.dst.Port())
 	}
-	return false
+	return false, queue
 }

@@ -32,26 +32,30 @@ type tcpFlow struct {
 	// mu comes before the locks of sockets, tcpTimers, ackList, tcpTable and sendQueue.
 	mu    sync.Mutex
 	state tcpState
-	fd    int  // of the host; -1 for none
-	told  bool // the socket is among those that are watched
+	fd    int // of the host; -1 for none
+
+	asking bool  // dial is under way on a goroutine of its own
+	broken error // what the socket cannot do any more; the guest gets what there is, and then sees the end
+	gone   bool  // the guest has reset what it had ended; the host gets what there is
 
 	// To the guest.
-	una     uint32 // SND.UNA: the oldest that is not acknowledged
-	nxt     uint32 // SND.NXT: where the next segment begins; before top while something is repeated
-	top     uint32 // after all that was ever sent
-	repeat  uint32 // no repetition before this is acknowledged
-	window  uint32 // SND.WND: what the guest takes from una on
-	wl1     uint32 // SND.WL1 and WL2: the segment that said so
-	wl2     uint32
-	mss     int
-	shift   uint8 // of the guest's windows
-	dup     int   // acknowledgements of the same in a row
-	out     ring  // from una on
-	more    bool  // the socket may have something to read
-	hup     bool  // and the end comes after it
-	ended   bool  // the host has sent its last: a FIN follows what is in out
-	acked   bool  // and the guest has that
-	blocked bool  // there was no room in the guest's ring: in sendQueue.blocked
+	una       uint32 // SND.UNA: the oldest that is not acknowledged
+	nxt       uint32 // SND.NXT: where the next segment begins; before top while something is repeated
+	top       uint32 // after all that was ever sent
+	repeat    uint32 // no repetition before this is acknowledged
+	window    uint32 // SND.WND: what the guest takes from una on
+	wl1       uint32 // SND.WL1 and WL2: the segment that said so
+	wl2       uint32
+	mss       int
+	shift     uint8 // of the guest's windows
+	dup       int   // acknowledgements of the same in a row
+	out       ring  // from una on
+	more      bool  // the socket may have something to read
+	dry       bool  // a read that finds less than it could take does not say that there is no more
+	ended     bool  // the host has sent its last: a FIN follows what is in out
+	acked     bool  // and the guest has that
+	blocked   bool  // there was no room in the guest's ring: in sendQueue.blocked
+	blockedOn int   // of which queue pair
 
 	over atomic.Bool // the state is tcpOver; for sendQueue
 
@@ -60,6 +64,7 @@ type tcpFlow struct {
 	edge   uint32 // after all that the guest may send
 	scaled uint8  // of our windows
 	in     ring   // what the socket has yet to take
+	tight  bool   // there was no memory for more
 	fin    bool   // the guest has sent its last
 	shut   bool   // and the host was told
 	owes   owed
@@ -73,13 +78,26 @@ type tcpFlow struct {
 	tcpTimes
 }
 
-func newTCPFlow(t *tcpTable, key flowKey, inbound bool) *tcpFlow {
-	f := &tcpFlow{table: t, key: key, inbound: inbound, fd: -1}
-	f.flow = Flow{Time: time.Now(), Protocol: egress.TCP, Inbound: inbound, Src: key.src, Dst: key.dst}
-	f.una = t.first(key)
-	f.nxt, f.top, f.repeat = f.una, f.una, f.una
+func newTCPFlow(t *tcpTable, key flowKey) *tcpFlow {
+	f := &tcpFlow{table: t, key: key, fd: -1}
+	f.flow = Flow{Time: time.Now(), Protocol: egress.TCP, Src: key.src, Dst: key.dst}
 	f.entry.index = -1
+	f.count()
 	return f
+}
+
+// count begins to count what goes to the guest.
+func (f *tcpFlow) count() {
+	f.una = f.table.first(f.key)
+	f.nxt, f.top, f.repeat = f.una, f.una, f.una
+}
+
+// opening is where the connection counts until it is open.
+func (f *tcpFlow) opening() *atomic.Int64 {
+	if f.inbound {
+		return &f.table.calling
+	}
+	return &f.table.opening
 }
 
 // greeted takes the SYN of the guest. Preconditions: mu.
@@ -88,8 +106,7 @@ func (f *tcpFlow) greeted(s *segment) {
 	f.edge = f.rcv
 	f.wl1, f.wl2 = s.seq, s.ack
 	f.window = uint32(s.window) // never scaled in a SYN
-	header := ipHeaderLen(f.key.src.Addr()) + tcpHeader
-	f.mss = min(int(s.mss), int(f.table.net.link.mtu)-header)
+	f.mss = min(int(s.mss), f.table.net.link.mss(f.key.src.Addr()))
 	if s.shift != noScale {
 		f.shift, f.scaled = uint8(s.shift), windowShift
 	}
@@ -101,7 +118,12 @@ func (f *tcpFlow) dial() {
 	v := f.table.net.cfg.Policy.Check(f.table.net.ctx, egress.Flow{Protocol: egress.TCP, Dst: f.key.dst})
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	asked := f.asking
+	f.asking = false
 	if f.state != tcpJudged {
+		if asked {
+			f.table.opening.Add(-1)
+		}
 		return
 	}
 	if f.flow.Verdict = v; !v.Allow {
@@ -119,16 +141,22 @@ func (f *tcpFlow) dial() {
 	}
 }
 
-var errDenied = errors.New("denied by the policy")
-
 // opened is the end of the handshake. Preconditions: mu.
 func (f *tcpFlow) opened() {
 	f.state, f.counted = tcpOpen, true
-	f.table.opening.Add(-1)
+	f.opening().Add(-1)
 	c := &f.table.net.count
 	c.tcpActive.Add(1)
 	c.tcpTotal.Add(1)
 	f.expect(0)
+}
+
+// notAsked is fail for a connection whose dial does not run.
+func (f *tcpFlow) notAsked(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.asking = false
+	f.end(err)
 }
 
 // fail is end for who does not hold mu.
@@ -139,7 +167,8 @@ func (f *tcpFlow) fail(err error) {
 }
 
 // end forgets a connection and tells of it, once. With an error either side sees a reset,
-// the guest unless it has sent one itself. Preconditions: mu.
+// but for a guest that has sent one itself, and a host that was told of the guest's end: it
+// gets what its socket has taken. Preconditions: mu.
 func (f *tcpFlow) end(err error) {
 	if f.state == tcpOver {
 		return
@@ -148,19 +177,8 @@ func (f *tcpFlow) end(err error) {
 	if err != nil && err != errReset {
 		f.reset()
 	}
-	if f.fd >= 0 {
-		if err != nil { // unsent bytes go, and the far end sees a reset
-			_ = unix.SetsockoptLinger(f.fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
-		}
-		if f.told {
-			t.net.sockets.remove(f.fd)
-		} else {
-			unix.Close(f.fd)
-		}
-		f.fd = -1
-	}
-	if f.state < tcpOpen {
-		t.opening.Add(-1)
+	if f.state < tcpOpen && !f.asking {
+		f.opening().Add(-1)
 	}
 	f.state = tcpOver
 	f.over.Store(true)
@@ -173,6 +191,13 @@ func (f *tcpFlow) end(err error) {
 		f.release()
 	}
 	f.tell(err)
+	if f.fd >= 0 {
+		if err != nil && !f.shut {
+			_ = unix.SetsockoptLinger(f.fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+		}
+		t.net.sockets.remove(f.fd)
+		f.fd = -1
+	}
 }
 
 // tell counts and reports how a connection ended.
@@ -194,11 +219,20 @@ func (f *tcpFlow) tell(err error) {
 	f.table.net.report(&f.flow)
 }
 
-// finish ends a connection of which either side has all. Preconditions: mu.
+// finish ends a connection of which either side has all. There is no TIME-WAIT: a guest that
+// asks again after the last acknowledgement gets a reset, which is as good. Preconditions: mu.
 func (f *tcpFlow) finish() {
+	switch {
+	case f.state != tcpOpen:
+	case f.broken != nil && !f.more && f.out.n == 0:
+		f.end(f.broken)
+	case f.gone && f.shut:
+		f.end(errReset)
+	}
 	if f.state == tcpOpen && f.shut && f.acked {
 		if f.owes != owedNothing {
-			f.acknowledge()
+			s := f.header(0, f.top)
+			f.say(&s)
 		}
 		f.end(nil)
 	}

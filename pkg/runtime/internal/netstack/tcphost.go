@@ -11,11 +11,7 @@ import (
 
 // connect begins to connect to where the guest's destination leads. Preconditions: mu.
 func (f *tcpFlow) connect() error {
-	to := f.table.where(f.key.dst)
-	family, addr := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()})
-	if to.Addr().Is4() {
-		family, addr = unix.AF_INET, &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}
-	}
+	family, addr := sockaddr(f.table.where(f.key.dst))
 	fd, err := newSocket(family, unix.SOCK_STREAM)
 	if err != nil {
 		return os.NewSyscallError("socket", err)
@@ -32,18 +28,18 @@ func (f *tcpFlow) connect() error {
 // the far end is gone, as Go's net does.
 func (f *tcpFlow) setOptions() {
 	_ = unix.SetsockoptInt(f.fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	_ = unix.SetsockoptInt(f.fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1) // urgent data is data (RFC 6093)
 	_ = unix.SetsockoptInt(f.fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
 	keepAlive(f.fd)
 }
 
 // watch has serve called for the socket. Preconditions: mu.
 func (f *tcpFlow) watch() error {
-	if err := f.table.net.sockets.add(f.fd, f, readable|writable|hungUp); err != nil {
+	err := f.table.net.sockets.add(f.fd, f, readable|writable|urgent|hungUp)
+	if err != nil {
 		f.fd = -1
-		return err
 	}
-	f.told = true
-	return nil
+	return err
 }
 
 // serve implements [socketOwner].
@@ -51,38 +47,67 @@ func (f *tcpFlow) serve(events uint32) (count int, done bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.state == tcpConnecting && events&(writable|hungUp) != 0 {
-		if err := f.connected(); err != nil {
+		switch done, err := f.connected(); {
+		case err != nil:
 			f.end(err)
+			return 1, true
+		case !done:
 			return 1, true
 		}
 		f.state = tcpAnswered
 		f.expect(openTime)
 		f.answer()
 	}
-	f.more = f.more || events&(readable|hungUp) != 0
-	f.hup = f.hup || events&hungUp != 0
+	f.more = f.more || events&(readable|urgent|hungUp) != 0
+	f.dry = f.dry || events&(urgent|hungUp) != 0
+	if f.state == tcpOpen && f.ended && events&hungUp != 0 {
+		f.breakDown(f.socketError()) // a reset after the end is read of no more
+	}
 	if f.state == tcpOpen {
 		if events&(writable|hungUp) != 0 {
 			f.flush()
 		}
-		f.proceed()
+		count = f.proceed()
 		if f.owes == owedSoon && f.state == tcpOpen && !f.listed {
-			f.acknowledge()
+			f.acknowledgeNow()
 		}
 	}
-	return 1, true
+	return count + 1, true
 }
 
-// connected says what came of connect. Preconditions: mu.
-func (f *tcpFlow) connected() error {
+// connected says what came of connect, and is false while that is not known.
+// Preconditions: mu.
+func (f *tcpFlow) connected() (bool, error) {
+	if err := f.socketError(); err != nil {
+		return true, os.NewSyscallError("connect", err)
+	}
+	if _, err := unix.Getpeername(f.fd); err != nil {
+		return false, nil // the event was of another kind, or of the descriptor's last owner
+	}
+	if f.toItself() {
+		return true, os.NewSyscallError("connect", unix.ECONNREFUSED)
+	}
+	return true, nil
+}
+
+// socketError is what the socket has to tell of, if anything. Preconditions: mu.
+func (f *tcpFlow) socketError() error {
 	no, err := unix.GetsockoptInt(f.fd, unix.SOL_SOCKET, unix.SO_ERROR)
 	if err == nil && no != 0 {
 		err = unix.Errno(no)
 	}
-	if err == nil && f.toItself() {
-		err = unix.ECONNREFUSED
+	return err
+}
+
+// breakDown notes that the socket takes or gives no more, if there is an error. What it has
+// given is the guest's, and what it still gives; then the connection ends. Preconditions: mu.
+func (f *tcpFlow) breakDown(err error) {
+	if err == nil || f.broken != nil {
+		return
 	}
-	return os.NewSyscallError("connect", err)
+	f.broken = err
+	f.more = f.more || !f.ended
+	f.in.clear(&f.table.memory)
 }
 
 // toItself reports that the socket is connected to itself, which happens where nobody
@@ -97,57 +122,57 @@ func (f *tcpFlow) toItself() bool {
 }
 
 // proceed takes from the host what there is room for, and sends what the guest has room
-// for, until either has no more. Preconditions: mu.
-func (f *tcpFlow) proceed() {
-	sent := false
-	for f.state == tcpOpen {
-		got, err := f.fill()
-		if err != nil {
-			f.end(err)
-			break
-		}
-		if f.state == tcpOpen && f.pump() {
-			sent = true
-		}
+// for, until either has no more. It returns how many segments that were. Preconditions: mu.
+func (f *tcpFlow) proceed() (sent int) {
+	for f.state == tcpOpen && !f.gone {
+		got := f.fill()
+		sent += f.pump()
 		if !got {
 			break
 		}
 	}
-	if sent {
-		f.table.net.link.flush(&f.key)
+	if sent > 0 {
+		f.flushCard()
 	}
-	f.wait()
+	f.watchWindow()
 	f.finish()
+	return sent
 }
 
 // fill reads what there is and reports whether it was anything. Preconditions: mu.
-func (f *tcpFlow) fill() (got bool, err error) {
-	if !f.more || f.ended {
-		return false, nil
+func (f *tcpFlow) fill() bool {
+	if f.ended {
+		f.more = false
+	}
+	if !f.more {
+		return false
 	}
 	m := &f.table.memory
 	a, b := f.out.space(m)
 	if len(a) == 0 {
-		return false, nil // the guest has to take some first
+		return false // the guest has to take some first
 	}
 	defer f.out.release(m)
 	n, err := readPieces(f.fd, a, b)
 	switch {
 	case err == unix.EAGAIN:
 		f.more = false
-		return false, nil
+		return false
 	case err != nil:
-		return false, os.NewSyscallError("read", err)
+		f.breakDown(os.NewSyscallError("read", err))
+		f.more = false
+		return false
 	case n == 0:
-		f.ended, f.more = true, false
-		return true, nil
+		f.more = false
+		f.ended = f.broken == nil
+		return f.ended
 	}
 	f.out.added(n)
 	f.flow.Received += uint64(n)
-	if n < len(a)+len(b) && hungUp != 0 && !f.hup {
+	if n < len(a)+len(b) && hungUp != 0 && !f.dry {
 		f.more = false // an event tells of what comes next, and the last had no end in it
 	}
-	return true, nil
+	return true
 }
 
 func readPieces(fd int, a, b []byte) (n int, err error) {
@@ -164,35 +189,21 @@ func readPieces(fd int, a, b []byte) (n int, err error) {
 	}
 }
 
-// write has the socket take n bytes, as many as it does at once. Preconditions: mu.
-func (f *tcpFlow) write(v [][]byte, n int) (took int, err error) {
+// write has the socket take n bytes, as many as it does at once, and returns what is left
+// of v, which it changes. Preconditions: mu.
+func (f *tcpFlow) write(v [][]byte, n int) (took int, rest [][]byte, err error) {
 	for took < n {
 		k, err := writePieces(f.fd, v)
 		if err == unix.EAGAIN {
 			break // of which an event tells the end
 		} else if err != nil {
-			return took, os.NewSyscallError("write", err)
+			return took, v, os.NewSyscallError("write", err)
 		}
 		took += k
 		f.flow.Sent += uint64(k)
-		if took < n {
-			v = queue.Skip(v, k)
-		}
+		v = queue.Skip(v, k)
 	}
-	return took, nil
-}
-
-func writePieces(fd int, v [][]byte) (n int, err error) {
-	for {
-		if len(v) == 1 {
-			n, err = unix.Write(fd, v[0])
-		} else {
-			n, err = unix.Writev(fd, v)
-		}
-		if err != unix.EINTR {
-			return n, err
-		}
-	}
+	return took, v, nil
 }
 
 // flush has the socket take what waits for room in it. Preconditions: mu.
@@ -206,12 +217,18 @@ func (f *tcpFlow) flush() {
 	if len(b) > 0 {
 		v = pieces[:]
 	}
-	took, err := f.write(v, f.in.n)
+	took, _, err := f.write(v, f.in.n)
 	if err != nil {
-		f.end(err)
+		f.breakDown(err)
 		return
 	}
 	f.in.drop(&f.table.memory, took)
+	f.tight = f.tight && f.in.n > 0
+	if f.gone && took > 0 {
+		f.progress = f.table.now()
+	} else if f.fin && f.in.n == 0 {
+		f.wakeAt(f.nextTime()) // from here on the guest is asked again whether it is there
+	}
 	if f.edge-f.rcv <= f.room()/2 {
 		f.owes = owedSoon // the guest may wait for room
 	}

@@ -84,11 +84,15 @@ func TestTCPToItself(t *testing.T) {
 	}
 	port := uint16(local.(*unix.SockaddrInet4).Port)
 	key := flowKey{netip.AddrPortFrom(Guest4, 1), netip.AddrPortFrom(Host4, port)}
-	f := h.net.tcp.add(key, false)
+	f := newTCPFlow(h.net.tcp, key)
+	require.True(t, h.net.tcp.add(f))
 	f.fd = fd
-	require.ErrorIs(t, f.connected(), unix.ECONNREFUSED)
+	_, err = f.connected()
+	require.ErrorIs(t, err, unix.ECONNREFUSED)
 	f.key.dst = netip.AddrPortFrom(Host4, port+1)
-	require.NoError(t, f.connected())
+	done, err := f.connected()
+	require.NoError(t, err)
+	require.True(t, done)
 	f.key = key
 	f.fail(errClosed)
 }
@@ -155,6 +159,7 @@ func TestForwardedTCPRaw(t *testing.T) {
 	s := c.hear()
 	require.Equal(t, flagRst, s.flags)
 	require.EqualValues(t, 1234, s.seq)
+	require.Equal(t, flagSyn, c.hear().flags, "at once")
 	c.send(flagSyn, 0, "") // no answer at all
 	c.ack = 0              // the one after ours
 	c.send(flagSyn|flagAck, 0, "")

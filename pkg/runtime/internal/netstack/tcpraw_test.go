@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	vnet "github.com/anthropics/boxlite/pkg/virtio/net"
 	"github.com/stretchr/testify/require"
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -20,6 +21,7 @@ type rawTCP struct {
 	dst      netip.AddrPort
 	seq, ack uint32
 	window   uint16
+	options  []byte
 	got      chan heardSegment
 }
 
@@ -30,7 +32,7 @@ type heardSegment struct {
 }
 
 func (h *hostileGuest) raw(src uint16, dst netip.AddrPort) *rawTCP {
-	c := &rawTCP{h: h, src: src, dst: dst, seq: 0xffff_fff0, window: 65535, got: make(chan heardSegment, 1024)}
+	c := &rawTCP{h: h, src: src, dst: dst, seq: 0xffff_fff0, window: 65535, got: make(chan heardSegment, 8192)}
 	h.took = func(p []byte) {
 		if p[9] != uint8(header.TCPProtocolNumber) {
 			return
@@ -45,13 +47,23 @@ func (h *hostileGuest) raw(src uint16, dst netip.AddrPort) *rawTCP {
 
 // send gives the network a segment that begins so far after what was sent in order.
 func (c *rawTCP) send(flags header.TCPFlags, off int, payload string) {
-	p := packet(c.dst.Addr(), header.TCPProtocolNumber, func(b []byte) {
-		copy(b[header.TCPMinimumSize:], payload)
+	c.h.send(c.packet(flags, off, payload))
+}
+
+func (c *rawTCP) packet(flags header.TCPFlags, off int, payload string) []byte {
+	size := header.TCPMinimumSize + len(c.options)
+	return packet(c.dst.Addr(), header.TCPProtocolNumber, func(b []byte) {
+		copy(b[header.TCPMinimumSize:], c.options)
+		copy(b[size:], payload)
 		header.TCP(b).Encode(&header.TCPFields{
-			SrcPort: c.src, DstPort: c.dst.Port(), SeqNum: c.seq + uint32(off), AckNum: c.ack, DataOffset: header.TCPMinimumSize, Flags: flags, WindowSize: c.window,
+			SrcPort: c.src, DstPort: c.dst.Port(), SeqNum: c.seq + uint32(off), AckNum: c.ack, DataOffset: uint8(size), Flags: flags, WindowSize: c.window,
 		})
-	}, header.TCPMinimumSize+len(payload), header.TCPChecksumOffset)
-	c.h.send(p)
+	}, size+len(payload), header.TCPChecksumOffset)
+}
+
+// frame is a packet with the header before it, which the bell is not rung for.
+func (c *rawTCP) frame(flags header.TCPFlags, off int, payload string) (eth, packet []byte) {
+	return append(append(append([]byte{}, GatewayMAC...), GuestMAC...), 8, 0), c.packet(flags, off, payload)
 }
 
 // say sends the next bytes.
@@ -113,9 +125,10 @@ func scripted(t *testing.T) (netip.AddrPort, <-chan *net.TCPConn) {
 }
 
 // rawOpen is a guest with an open connection, and its other end. Sequence numbers are
-// about to begin anew either way.
+// about to begin anew either way, and nothing is repeated before the test says so.
 func rawOpen(t *testing.T) (*rawTCP, *net.TCPConn) {
 	h := newHostile(t, Config{})
+	h.net.tcp.repeat = time.Hour
 	h.net.tcp.first = func(flowKey) uint32 { return 0xffff_fff8 }
 	to, conns := scripted(t)
 	c := h.raw(4000, to)
@@ -160,26 +173,34 @@ func TestTCPOrder(t *testing.T) {
 	require.Equal(t, c.seq+3, c.hear().ack)
 }
 
-// TestTCPAcknowledges has an answer acknowledge its request, and what has none be
-// acknowledged all the same.
+// TestTCPAcknowledges has an answer acknowledge its request, what has none be acknowledged
+// all the same, and a stream at once.
 func TestTCPAcknowledges(t *testing.T) {
-	c, far := rawOpen(t)
+	c, _ := rawOpen(t)
 	c.say("x")
 	s := c.hear()
 	require.Equal(t, c.seq, s.ack)
 	require.Empty(t, s.payload)
 	c.quiet()
+
+	c, far := rawOpen(t)
+	c.h.net.tcp.delay = time.Hour
 	for range 100 {
 		c.say("x")
+		requireRead(t, far, "x")
 		_, err := far.Write([]byte("y"))
 		require.NoError(t, err)
-		for acked := false; !acked; {
-			s := c.hear()
-			acked = len(s.payload) > 0
-			c.ack += uint32(len(s.payload))
-		}
+		s := c.hear()
+		require.Equal(t, "y", string(s.payload))
+		require.Equal(t, c.seq, s.ack)
+		c.ack++
 	}
-	c.say(string(make([]byte, 2*shortSegment)))
+	c.quiet()
+	c.say(string(make([]byte, shortSegment+1)))
+	require.Equal(t, c.seq, c.hear().ack)
+	c.h.net.Host().Receive(0, &vnet.Header{}, scatter(c.frame(flagAck, 0, "a")))
+	c.seq++
+	c.say("b") // a second one
 	require.Equal(t, c.seq, c.hear().ack)
 }
 
@@ -188,27 +209,33 @@ func TestTCPRepeats(t *testing.T) {
 	c, far := rawOpen(t)
 	_, err := far.Write([]byte("hello"))
 	require.NoError(t, err)
-	for range 2 { // by time
-		s := c.hear()
-		require.Equal(t, c.ack, s.seq)
-		require.Equal(t, "hello", string(s.payload))
-	}
+	require.Equal(t, "hello", string(c.hear().payload))
 	c.ack += 2
 	c.send(flagAck, 0, "")
-	for range repeats { // by what the guest says again and again
+	for range repeats { // without time, by what the guest says again and again
+		c.quiet()
 		c.send(flagAck, 0, "")
 	}
 	s := c.hear()
 	require.Equal(t, c.ack, s.seq)
 	require.Equal(t, "llo", string(s.payload))
+	for range 2 * repeats { // once
+		c.send(flagAck, 0, "")
+	}
+	c.quiet()
+	f := c.flow()
+	onTimeOf(f, func() { f.repeatAt = 1 })
+	s = c.hear()
+	require.Equal(t, c.ack, s.seq)
+	require.Equal(t, "llo", string(s.payload))
 	c.ack += 3
 	c.send(flagAck, 0, "")
 	require.NoError(t, far.Close())
-	for range 2 {
-		s := c.hear()
-		require.Equal(t, c.ack, s.seq)
-		require.NotZero(t, s.flags&flagFin)
-	}
+	require.NotZero(t, c.hear().flags&flagFin)
+	onTimeOf(f, func() { f.repeatAt = 1 })
+	s = c.hear()
+	require.Equal(t, c.ack, s.seq)
+	require.NotZero(t, s.flags&flagFin)
 	c.ack++
 	c.send(flagAck|flagFin, 0, "")
 	require.Equal(t, c.seq+1, c.hear().ack)
@@ -218,14 +245,27 @@ func TestTCPRepeats(t *testing.T) {
 // TestTCPClosedWindow has a guest that takes nothing for a while.
 func TestTCPClosedWindow(t *testing.T) {
 	c, far := rawOpen(t)
+	c.opened()
+	f := c.flow()
+	ask := func() {
+		t.Helper()
+		require.Eventually(t, func() bool {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			return f.probing
+		}, waitLong, tick)
+		onTimeOf(f, func() { f.repeatAt = 1 })
+		s := c.hear()
+		require.Equal(t, c.ack-1, s.seq, "a question")
+		require.Empty(t, s.payload)
+		require.Zero(t, s.flags&flagFin)
+	}
 	c.window = 0
 	c.send(flagAck, 0, "")
 	_, err := far.Write([]byte("hello"))
 	require.NoError(t, err)
 	for range 2 {
-		s := c.hear()
-		require.Equal(t, c.ack-1, s.seq, "a question")
-		require.Empty(t, s.payload)
+		ask()
 		c.send(flagAck, 0, "")
 	}
 	c.window = 3
@@ -235,7 +275,7 @@ func TestTCPClosedWindow(t *testing.T) {
 	c.window = 0
 	c.send(flagAck, 0, "")
 	require.NoError(t, far.CloseWrite())
-	require.Equal(t, c.ack-1, c.hear().seq)
+	ask()
 	c.window = 2
 	c.send(flagAck, 0, "")
 	s := c.hear()
@@ -244,15 +284,62 @@ func TestTCPClosedWindow(t *testing.T) {
 	c.ack += 2
 	c.window = 0
 	c.send(flagAck, 0, "")
-	require.Equal(t, c.ack-1, c.hear().seq, "the end needs room as well")
+	ask() // the end needs room as well
 	c.window = 1
 	c.send(flagAck, 0, "")
 	require.NotZero(t, c.hear().flags&flagFin)
 }
 
+// TestTCPWindow sends no more than the guest takes, and no crumbs.
+func TestTCPWindow(t *testing.T) {
+	h := newHostile(t, Config{})
+	h.net.tcp.repeat = time.Hour
+	to, conns := scripted(t)
+	c := h.raw(4000, to)
+	c.options = []byte{header.TCPOptionMSS, 4, 1000 >> 8, 1000 & 255, header.TCPOptionNOP, header.TCPOptionWS, 3, 4}
+	c.window = 80 // scaled only after the SYN
+	c.send(flagSyn, 0, "")
+	c.seq++
+	s := c.hear()
+	require.EqualValues(t, windowShift, s.shift)
+	c.ack = s.seq + 1
+	c.options = nil
+	c.send(flagAck, 0, "")
+	far := <-conns
+	defer far.Close()
+	_, err := far.Write(make([]byte, 3000))
+	require.NoError(t, err)
+	require.Len(t, c.hear().payload, 80<<4)
+	c.quiet()
+	c.ack += 80 << 4
+	c.send(flagAck, 0, "")
+	require.Len(t, c.hear().payload, 80<<4)
+	c.window = 30 // 480 bytes from the middle of what is on its way
+	c.ack += 80<<4 - 100
+	c.send(flagAck, 0, "")
+	c.quiet() // a crumb of 380 would fit
+	c.ack += 100
+	c.send(flagAck, 0, "")
+	require.Len(t, c.hear().payload, 3000-2*80<<4, "all that is left is no crumb")
+
+	// What is said of the window by a segment that comes late is of yesterday.
+	c.ack += 3000 - 2*80<<4
+	c.say("x")
+	requireRead(t, far, "x")
+	require.Equal(t, c.seq, c.hear().ack)
+	c.window = 0
+	c.send(flagAck, -2, "")
+	_, err = far.Write([]byte("y"))
+	require.NoError(t, err)
+	for s = c.hear(); len(s.payload) == 0; s = c.hear() { // the late one is acknowledged
+	}
+	require.Equal(t, "y", string(s.payload))
+}
+
 // TestTCPHandshake has a guest that opens connections in odd ways.
 func TestTCPHandshake(t *testing.T) {
 	h := newHostile(t, Config{})
+	h.net.tcp.repeat = time.Hour
 	to, conns := scripted(t)
 	c := h.raw(4000, to)
 	c.send(flagSyn, 0, "")
@@ -263,6 +350,7 @@ func TestTCPHandshake(t *testing.T) {
 	require.EqualValues(t, noScale, first.shift, "none was offered")
 	c.send(flagSyn, 0, "") // once more
 	require.Equal(t, first, c.hear())
+	onTimeOf(c.flow(), func() { c.flow().repeatAt = 1 })
 	require.Equal(t, first, c.hear(), "and by time")
 	c.seq++
 	c.ack = first.seq + 100
@@ -303,14 +391,18 @@ func TestTCPHandshake(t *testing.T) {
 // it does.
 func TestTCPHostIsSlow(t *testing.T) {
 	c, far := rawOpen(t)
+	text := make([]byte, 32<<10)
 	total := 0
 	for full := false; !full; {
-		const n = 32 << 10
-		c.say(string(make([]byte, n)))
-		total += n
+		for i := range text {
+			text[i] = streamByte(uint32(total + i))
+		}
+		begin := c.seq
+		c.say(string(text))
 		s := c.hear()
 		full = s.window == 0
 		c.seq = s.ack
+		total += int(s.ack - begin)
 		require.Less(t, total, 64<<20)
 	}
 	c.send(flagAck, 0, "too much")
@@ -320,7 +412,17 @@ func TestTCPHostIsSlow(t *testing.T) {
 	require.LessOrEqual(t, f.in.n, maxRing)
 	require.Greater(t, f.in.n, maxRing-0x10000)
 	f.mu.Unlock()
-	go io.Copy(io.Discard, far)
+	far.SetReadDeadline(time.Now().Add(waitLong))
+	for at := 0; at < total; {
+		n, err := far.Read(text[:min(len(text), total-at)])
+		require.NoError(t, err)
+		for i := range n {
+			if text[i] != streamByte(uint32(at+i)) {
+				t.Fatalf("byte %d is wrong", at+i)
+			}
+		}
+		at += n
+	}
 	for c.hear().window == 0 {
 	}
 }

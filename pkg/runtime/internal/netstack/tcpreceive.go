@@ -1,13 +1,12 @@
 package netstack
 
 import (
-	"errors"
-
 	"github.com/anthropics/boxlite/pkg/runtime/internal/netstack/egress"
 	"github.com/anthropics/boxlite/pkg/virtio/queue"
 )
 
-// This is the way from the guest to the host: RFC 9293 §3.10.7, in its order.
+// This is the way from the guest to the host, RFC 9293 §3.10.7. Resets and SYNs are looked
+// at before the place of a segment, as they are answered by what is expected whatever it is.
 
 const (
 	// windowShift and maxWindow are what the guest may send ahead. Linux sends no segment
@@ -20,8 +19,6 @@ const (
 	// lost (RFC 5681 §3.2).
 	repeats = 3
 )
-
-var errReset = errors.New("guest: connection reset by peer")
 
 // take is a segment of the guest on queue pair q.
 func (f *tcpFlow) take(q int, s *segment, v [][]byte) {
@@ -43,12 +40,16 @@ func (f *tcpFlow) take(q int, s *segment, v [][]byte) {
 	case tcpOver:
 		return
 	}
+	if f.gone {
+		f.table.refuse(&f.key, s, queue.Len(v))
+		return
+	}
 	f.heard()
 	n := queue.Len(v)
 	switch {
 	case s.flags&flagRst != 0:
 		if s.seq == f.rcv {
-			f.end(errReset)
+			f.leave()
 		} else { // RFC 5961 §3.2, and beyond the window too: some probe that with a byte
 			f.owes = owedSoon
 		}
@@ -60,21 +61,35 @@ func (f *tcpFlow) take(q int, s *segment, v [][]byte) {
 	f.proceed()
 	if f.owes != owedNothing && f.state == tcpOpen {
 		if q == anyPair {
-			f.acknowledge()
+			f.acknowledgeNow()
 		} else if !f.listed {
 			f.table.acks[q].owe(f)
 		}
 	}
 }
 
+// leave is the guest's reset. What it had sent before its end is for the host all the same:
+// a kernel forgets a connection whose program is gone while the far end has yet to take it.
+// Preconditions: mu.
+func (f *tcpFlow) leave() {
+	if !f.fin || f.shut || f.broken != nil {
+		f.end(errReset)
+		return
+	}
+	f.gone, f.ended, f.acked = true, true, true
+	f.out.clear(&f.table.memory)
+	f.una, f.nxt = f.top, f.top
+	f.repeatAt, f.progress = 0, f.table.now()
+	f.wakeAt(f.progress + f.table.orphan)
+}
+
 // called is the guest's answer to our SYN. Preconditions: mu.
 func (f *tcpFlow) called(s *segment) {
 	switch {
 	case s.flags&flagAck != 0 && s.ack != f.top:
-		if s.flags&flagRst == 0 { // of a connection before
-			r := segment{flags: flagRst, seq: s.ack, shift: noScale}
-			f.transmit(&r, 0, 0)
-			f.table.net.link.flush(&f.key)
+		f.table.refuse(&f.key, s, 0) // of a connection before, which is over now
+		if s.flags&flagRst == 0 {
+			f.answer()
 		}
 	case s.flags&flagAck == 0: // simultaneous open: nobody calls a port that it cannot know
 	case s.flags&flagRst != 0:
@@ -84,7 +99,8 @@ func (f *tcpFlow) called(s *segment) {
 		f.una, f.repeat = f.top, f.top
 		f.settle()
 		f.opened()
-		f.acknowledge()
+		f.owes = owedSoon
+		f.acknowledgeNow()
 		if err := f.watch(); err != nil {
 			f.end(err)
 			return
@@ -93,8 +109,6 @@ func (f *tcpFlow) called(s *segment) {
 		f.proceed()
 	}
 }
-
-var errRefused = errors.New("guest: connection refused")
 
 // confirmed takes what follows our answer to the guest's SYN, and reports whether the
 // connection is open. Preconditions: mu.
@@ -105,14 +119,10 @@ func (f *tcpFlow) confirmed(s *segment) bool {
 			f.end(errReset)
 		}
 	case s.flags&flagSyn != 0:
-		if s.seq+1 == f.rcv { // it has not heard us
-			f.answer()
-		}
+		f.answer() // it has not heard us; or it has forgotten, and resets what it hears
 	case s.flags&flagAck == 0:
 	case s.ack != f.top:
-		r := segment{flags: flagRst, seq: s.ack, shift: noScale}
-		f.transmit(&r, 0, 0)
-		f.table.net.link.flush(&f.key)
+		f.table.refuse(&f.key, s, 0)
 	default:
 		f.una, f.repeat = f.top, f.top
 		f.settle()
@@ -125,6 +135,10 @@ func (f *tcpFlow) confirmed(s *segment) bool {
 
 // accept takes an acknowledgement with n bytes. Preconditions: mu.
 func (f *tcpFlow) accept(s *segment, v [][]byte, n int) {
+	if after(s.seq, f.edge) { // more than it was offered, whatever it says
+		f.owes = owedSoon
+		return
+	}
 	if flying := f.top - f.una; s.ack-f.una <= flying {
 		f.acknowledged(s, n)
 	} else if after(s.ack, f.top) { // of what was never sent
@@ -143,8 +157,9 @@ func (f *tcpFlow) accept(s *segment, v [][]byte, n int) {
 	case had > 0:
 		v, n = queue.Skip(v, int(had)), n-int(had)
 	}
-	if most := int(f.edge - f.rcv); n > most {
-		v, n, fin = queue.Prefix(v, most), most, false
+	if most := int(f.edge - f.rcv); int(s.length(n)) > most { // the FIN takes room as well
+		n, fin = min(n, most), false
+		v = queue.Prefix(v, n)
 		f.owes = owedSoon
 	}
 	if n > 0 {
@@ -178,9 +193,9 @@ func (f *tcpFlow) accept(s *segment, v [][]byte, n int) {
 	}
 }
 
-// acknowledged takes what a segment says of what it has got, and of its window. The ring
-// is a guest's only neighbour, so that no segment overtakes another on a queue; those on
-// different queues may. Preconditions: mu, and una <= s.ack <= top.
+// acknowledged takes what a segment says of what the guest has, and of its window.
+// Segments on different queues can overtake each other. Preconditions: mu, and
+// una <= s.ack <= top.
 func (f *tcpFlow) acknowledged(s *segment, n int) {
 	same := true // nothing is new
 	if w := uint32(s.window) << f.shift; after(s.seq, f.wl1) || s.seq == f.wl1 && !after(f.wl2, s.ack) {
@@ -205,6 +220,9 @@ func (f *tcpFlow) acknowledged(s *segment, n int) {
 	if after(f.una, f.nxt) {
 		f.nxt = f.una
 	}
+	if after(f.una, f.repeat) {
+		f.repeat = f.una // it must not fall so far behind that it seems to lie ahead
+	}
 	f.settle()
 }
 
@@ -219,6 +237,9 @@ func (f *tcpFlow) duplicate() {
 // deliver has the host take bytes of the guest, or keeps them for it, and returns how
 // many of them. Preconditions: mu.
 func (f *tcpFlow) deliver(v [][]byte, n int) (took int, err error) {
+	if f.broken != nil {
+		return n, nil // nobody takes it; the guest hears of that when it has what is left
+	}
 	if f.sniff != nil {
 		b := make([]byte, min(n, egress.SniffLimit))
 		took = queue.Gather(b, v)
@@ -232,10 +253,12 @@ func (f *tcpFlow) deliver(v [][]byte, n int) (took int, err error) {
 		return took + rest, err
 	}
 	if f.in.n == 0 {
-		if took, err = f.write(v, n); err != nil || took == n {
-			return took, err
+		if took, v, err = f.write(v, n); err != nil {
+			f.breakDown(err)
+			return n, nil
+		} else if took == n {
+			return took, nil
 		}
-		v = queue.Skip(v, took)
 	}
 	return took + f.keep(v), nil
 }
@@ -247,6 +270,7 @@ func (f *tcpFlow) keep(v [][]byte) (kept int) {
 			a, _ := f.in.space(&f.table.memory)
 			n := copy(a, p)
 			if n == 0 {
+				f.tight = true
 				return kept
 			}
 			f.in.added(n)
@@ -269,12 +293,12 @@ func (f *tcpFlow) judged(v egress.Verdict, done bool) error {
 	}
 	first := f.sniff.Bytes()
 	f.sniff = nil
-	took, err := f.write([][]byte{first}, len(first))
+	took, rest, err := f.write([][]byte{first}, len(first))
 	if err != nil {
 		return err
 	}
-	if f.keep([][]byte{first[took:]}) < len(first)-took {
-		return errors.New("no memory for what was held") // it had been acknowledged
+	if f.keep(rest) < len(first)-took {
+		return errNoMemory // and it had been acknowledged
 	}
 	return nil
 }

@@ -7,18 +7,29 @@ import (
 
 // This is the way to the guest.
 
-const tcpHeader = header.TCPMinimumSize
-
-// transmit sends a segment with n bytes from the off-th in out on. Preconditions: mu.
-func (f *tcpFlow) transmit(s *segment, off, n int) vnet.Status {
+// transmit sends a segment with n bytes from the off-th in out on, and reports whether it
+// is on its way. One that is not goes when resume is called. Preconditions: mu.
+func (f *tcpFlow) transmit(s *segment, off, n int) bool {
 	a, b := f.out.slices(off, n)
-	return f.table.net.link.sendSegment(f, &f.key, s, a, b, max(f.mss, leastMSS))
+	return f.table.net.link.sendSegment(f, &f.key, s, a, b, f.mss) != vnet.Full
 }
 
-// header begins a segment: what was received, and how much more may come.
-// Preconditions: mu.
+// say sends a segment by itself, of which nothing is done again: it waits for room by
+// itself, too.
+func (f *tcpFlow) say(s *segment) {
+	f.table.net.link.say(&f.key, s)
+}
+
+func (l *link) say(key *flowKey, s *segment) {
+	if l.sendSegment(nil, key, s, nil, nil, leastMSS) == vnet.Sent {
+		l.flush(key)
+	}
+}
+
+// header begins a segment: what was received, and how much more may come. What the guest
+// was offered is not taken back, but for what the scale leaves out. Preconditions: mu.
 func (f *tcpFlow) header(flags header.TCPFlags, seq uint32) segment {
-	w := max(f.room(), f.edge-f.rcv) // what was offered is not taken back
+	w := max(f.room(), f.edge-f.rcv)
 	field := min(w>>f.scaled, 0xffff)
 	if edge := f.rcv + field<<f.scaled; after(edge, f.edge) {
 		f.edge = edge
@@ -28,8 +39,11 @@ func (f *tcpFlow) header(flags header.TCPFlags, seq uint32) segment {
 
 // room is how much more of the guest's there is room for.
 func (f *tcpFlow) room() uint32 {
-	if f.sniff != nil {
+	switch {
+	case f.sniff != nil:
 		return uint32(max(0, sniffWindow-len(f.sniff.Bytes())))
+	case f.tight:
+		return uint32(f.in.size() - f.in.n)
 	}
 	return uint32(maxWindow - f.in.n)
 }
@@ -37,23 +51,25 @@ func (f *tcpFlow) room() uint32 {
 // sniffWindow is what the guest may send before it is judged.
 const sniffWindow = 64 << 10
 
-// acknowledge tells the guest what arrived. Preconditions: mu.
-func (f *tcpFlow) acknowledge() {
-	s := f.header(0, f.nxt)
-	if f.sent(f.transmit(&s, 0, 0)) {
-		f.table.net.link.flush(&f.key)
-	}
-}
-
-// sent notes what became of a segment, and reports whether it is out. One that has no room
-// is sent again by resume. Preconditions: mu.
-func (f *tcpFlow) sent(status vnet.Status) bool {
-	if status == vnet.Full {
+// acknowledge tells the guest what arrived; it hears of it with the next flush. It reports
+// whether that was possible now. Preconditions: mu.
+func (f *tcpFlow) acknowledge() bool {
+	s := f.header(0, f.top)
+	if !f.transmit(&s, 0, 0) {
 		return false
 	}
 	f.owes = owedNothing
 	return true
 }
+
+// acknowledgeNow has the guest hear of it at once. Preconditions: mu.
+func (f *tcpFlow) acknowledgeNow() {
+	if f.acknowledge() {
+		f.flushCard()
+	}
+}
+
+func (f *tcpFlow) flushCard() { f.table.net.link.flush(&f.key) }
 
 // answer accepts the guest's SYN, or calls the guest. Preconditions: mu, and that state.
 func (f *tcpFlow) answer() {
@@ -65,29 +81,27 @@ func (f *tcpFlow) answer() {
 			s.shift = noScale
 		}
 	}
-	s.mss = uint16(int(f.table.net.link.mtu) - ipHeaderLen(f.key.src.Addr()) - tcpHeader)
+	s.mss = uint16(f.table.net.link.mss(f.key.src.Addr()))
 	f.top = f.una + 1
 	f.nxt = f.top
 	f.await()
-	if f.transmit(&s, 0, 0) == vnet.Sent {
-		f.table.net.link.flush(&f.key)
+	if f.transmit(&s, 0, 0) {
+		f.flushCard()
 	}
 }
 
 // reset has the guest see the end at once. Preconditions: mu.
 func (f *tcpFlow) reset() {
-	s := segment{seq: f.nxt, ack: f.rcv, flags: flagRst | flagAck, shift: noScale}
+	s := segment{seq: f.top, ack: f.rcv, flags: flagRst | flagAck, shift: noScale}
 	if f.state <= tcpConnecting {
 		s.seq = 0 // RFC 9293 §3.10.7.1
 	}
-	if f.table.net.link.sendSegment(nil, &f.key, &s, nil, nil, leastMSS) == vnet.Sent {
-		f.table.net.link.flush(&f.key)
-	}
+	f.say(&s)
 }
 
-// pump sends what the guest's window and its ring have room for, and reports whether that
-// was anything. Preconditions: mu, and the connection is open.
-func (f *tcpFlow) pump() (any bool) {
+// pump sends what the guest's window and its ring have room for, and returns how many
+// segments that were. Preconditions: mu, and the connection is open.
+func (f *tcpFlow) pump() (count int) {
 	most := f.mss
 	if f.table.net.link.takesSegments() {
 		most = gsoMax
@@ -104,13 +118,13 @@ func (f *tcpFlow) pump() (any bool) {
 		if !f.emit(flying, n, fin) {
 			break
 		}
-		any = true
+		count++
 		if f.careful { // one after a loss, to see what comes
 			f.careful = false
 			break
 		}
 	}
-	return any
+	return count
 }
 
 // emit sends n bytes and maybe the end after them. Preconditions: mu.
@@ -123,9 +137,10 @@ func (f *tcpFlow) emit(off, n int, fin bool) bool {
 		flags |= flagFin
 	}
 	s := f.header(flags, f.nxt)
-	if !f.sent(f.transmit(&s, off, n)) {
+	if !f.transmit(&s, off, n) {
 		return false
 	}
+	f.owes = owedNothing
 	f.nxt += s.length(n)
 	if after(f.nxt, f.top) {
 		f.top = f.nxt
@@ -138,13 +153,11 @@ func (f *tcpFlow) emit(off, n int, fin bool) bool {
 // §3.8.4. Preconditions: mu.
 func (f *tcpFlow) probe() {
 	s := f.header(0, f.una-1)
-	if f.transmit(&s, 0, 0) == vnet.Sent {
-		f.table.net.link.flush(&f.key)
-	}
+	f.say(&s)
 }
 
-// resume goes on after there was no room, and reports whether there was some now.
-func (f *tcpFlow) resume() bool {
+// resume goes on after there was no room, and reports whether and where there is none now.
+func (f *tcpFlow) resume() (on int, blocked bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.blocked = false
@@ -154,8 +167,8 @@ func (f *tcpFlow) resume() bool {
 	case tcpOpen:
 		f.proceed()
 		if f.owes != owedNothing && f.state == tcpOpen {
-			f.acknowledge()
+			f.acknowledgeNow()
 		}
 	}
-	return !f.blocked
+	return f.blockedOn, f.blocked
 }

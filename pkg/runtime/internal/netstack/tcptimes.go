@@ -1,9 +1,6 @@
 package netstack
 
-import (
-	"errors"
-	"time"
-)
+import "time"
 
 const (
 	// openTime is how long each step of a handshake may take: the host's, and the guest's.
@@ -35,12 +32,6 @@ const (
 
 	// The host's kernel asks far ends, in seconds.
 	hostKeepIdle, hostKeepInterval = 15, 15
-)
-
-var (
-	errSilent  = errors.New("guest: no answer")
-	errOrphan  = errors.New("guest: took nothing of what was left for long")
-	errTimeout = errors.New("timed out")
 )
 
 // tcpTimes are what a connection waits for, in the table's time; 0 is never. Preconditions
@@ -83,7 +74,7 @@ func (f *tcpFlow) heard() {
 // await has what was sent now repeated unless it is acknowledged in time.
 func (f *tcpFlow) await() {
 	if f.repeatAt == 0 || f.probing {
-		f.again(firstRepeat)
+		f.again(f.table.repeat)
 	}
 }
 
@@ -100,20 +91,21 @@ func (f *tcpFlow) settle() {
 	f.progress = f.lastWord
 	f.repeatAt, f.probing = 0, false
 	if f.una != f.top {
-		f.again(firstRepeat)
+		f.again(f.table.repeat)
 	}
 }
 
-// wait sees to it that a window that is closed is asked for.
-func (f *tcpFlow) wait() {
-	if f.state != tcpOpen {
+// watchWindow sees to it that a window that is closed is asked for, and that a guest does
+// not wait for ever before it takes what is left.
+func (f *tcpFlow) watchWindow() {
+	if f.state != tcpOpen || f.gone {
 		return
 	}
 	if f.repeatAt == 0 && !f.blocked && f.una == f.top && (f.out.n > 0 || f.ended && !f.acked) {
-		f.again(firstRepeat)
+		f.again(f.table.repeat)
 		f.probing = true
 	}
-	if f.shut && f.ended && !f.orphaned { // from here on the guest has to take something now and then
+	if (f.shut && f.ended || f.broken != nil) && !f.orphaned {
 		f.orphaned, f.progress = true, f.table.now()
 		f.wakeAt(f.progress + f.table.orphan)
 	}
@@ -163,7 +155,8 @@ func (f *tcpFlow) repeatNow(now time.Duration) {
 	switch {
 	case f.state == tcpAnswered, f.state == tcpCalling:
 		f.answer()
-	case probing:
+	case probing, f.window == 0: // which may have closed over what was sent
+		f.nxt = f.una
 		f.probing = true
 		f.probe()
 	case f.repeated == maxRepeats:
@@ -172,10 +165,8 @@ func (f *tcpFlow) repeatNow(now time.Duration) {
 		f.repeated++
 		f.nxt, f.repeat = f.una, f.top
 		f.careful = true
-		if f.pump() {
-			f.table.net.link.flush(&f.key)
-		} else if !f.blocked { // the window has closed over what was sent
-			f.probe()
+		if f.pump() > 0 {
+			f.flushCard()
 		}
 	}
 }
@@ -183,12 +174,17 @@ func (f *tcpFlow) repeatNow(now time.Duration) {
 // lookAfter ends an open connection that leads nowhere, and asks the guest for a sign.
 func (f *tcpFlow) lookAfter(now time.Duration) {
 	switch idle := f.table.idle; {
+	case f.gone:
+		if now-f.progress >= f.table.orphan {
+			f.end(errReset)
+		}
 	case f.sniff != nil && f.sniffEnd != 0 && f.sniffEnd <= now: // a slow speaker is judged by what there is
 		if err := f.judged(f.sniff.End(false), true); err != nil {
 			f.end(err)
 		}
 	case f.orphaned && now-f.progress >= f.table.orphan:
 		f.end(errOrphan)
+	case f.fin && f.in.n > 0: // a kernel may have forgotten what its program has ended
 	case now-f.lastWord < idle+time.Duration(f.asked)*idle/4:
 	case f.asked == keepProbes:
 		f.end(errSilent)
@@ -208,8 +204,13 @@ func (f *tcpFlow) nextTime() time.Duration {
 	}
 	sooner(f.deadline)
 	sooner(f.repeatAt)
+	if f.gone {
+		return f.progress + f.table.orphan
+	}
 	if f.state == tcpOpen {
-		sooner(f.lastWord + f.table.idle + time.Duration(f.asked)*f.table.idle/4)
+		if !f.fin || f.in.n == 0 {
+			sooner(f.lastWord + f.table.idle + time.Duration(f.asked)*f.table.idle/4)
+		}
 		if f.sniff != nil {
 			sooner(f.sniffEnd)
 		}

@@ -30,10 +30,7 @@ func (l *link) offloadsChecksums() bool {
 
 // sendDatagram sends one to the guest and has it hear of it.
 func (n *Network) sendDatagram(from, to netip.AddrPort, p []byte) {
-	q := n.link.sendDatagrams(from, to, p, len(p))
-	if n.link.nic != nil {
-		n.link.nic.Flush(q)
-	}
+	n.link.flushQueue(n.link.sendDatagrams(from, to, p, len(p)))
 }
 
 // sendDatagrams sends to the guest what p holds, in datagrams of so many bytes each and
@@ -82,25 +79,25 @@ func (l *link) sendDatagrams(from, to netip.AddrPort, p []byte, each int) (q int
 	for first := true; first || len(p) > 0; first = false { // each by itself, as the guest may take no joined ones by then
 		one := p[:min(each, len(p))]
 		p = p[len(one):]
-		if !s.roomFor(len(head) + len(one)) {
-			l.net.count.lost.Add(1)
-			continue
-		}
 		encodeDatagram(head, from, to, one, partial)
-		s.keepDatagram(l, head, one, partial)
+		s.keepFrame(l, head, one, udpChecksumOffset)
 	}
 	return q
 }
 
-// keepDatagram has one datagram wait for room. Preconditions: mu.
-func (s *sendQueue) keepDatagram(l *link, head, p []byte, partial bool) {
+// keepFrame has a frame, of which s.header says what is left to do, wait for room, if there
+// is some to wait in. Preconditions: mu.
+func (s *sendQueue) keepFrame(l *link, head, p []byte, sumAt uint16) {
+	if !s.roomFor(len(head) + len(p)) {
+		l.net.count.lost.Add(1)
+		return
+	}
 	frame := make([]byte, len(head)+len(p))
 	copy(frame[copy(frame, head):], p)
 	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithView(buffer.NewViewWithData(frame))})
 	defer pkt.DecRef()
-	if partial {
-		ip := len(head) - ethernetHeader - header.UDPMinimumSize
-		pkt.GSOOptions = stack.GSO{NeedsCsum: true, CsumOffset: udpChecksumOffset, L3HdrLen: uint16(ip)}
+	if s.header.Flags&vnet.NeedsCsum != 0 {
+		pkt.GSOOptions = stack.GSO{NeedsCsum: true, CsumOffset: sumAt, L3HdrLen: s.header.CsumStart - ethernetHeader}
 	}
 	s.keep(l, pkt)
 }

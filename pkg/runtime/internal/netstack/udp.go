@@ -78,6 +78,15 @@ func (t *udpTable) take(key flowKey, v [][]byte) {
 	}
 }
 
+// takeMany is take for datagrams of so many bytes each, n together. It reports false when
+// they have to go one by one.
+func (t *udpTable) takeMany(key flowKey, v [][]byte, n, each int) bool {
+	t.mu.Lock()
+	f := t.flows[key]
+	t.mu.Unlock()
+	return f != nil && f.sendMany(v, n, each)
+}
+
 // gathered is a copy of what the pieces hold.
 func gathered(v [][]byte) []byte {
 	b := make([]byte, queue.Len(v))

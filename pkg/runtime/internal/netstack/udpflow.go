@@ -38,6 +38,8 @@ type udpFlow struct {
 	// with udpTable.mu.
 	mu      sync.Mutex
 	fd      int      // a connected socket that never blocks; -1 before it is open, and after
+	each    int      // bytes of a datagram that the socket makes of what is written; 0 for all
+	single  bool     // it cannot make many
 	dead    bool     // ended or refused, maybe before it was open
 	waiting [][]byte // datagrams that came before it was open
 	held    int64    // bytes of them
@@ -108,10 +110,7 @@ func (f *udpFlow) over() bool {
 
 // connectUDP opens a socket that writes to an address and hears from it alone.
 func connectUDP(to netip.AddrPort) (int, error) {
-	family, addr := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()})
-	if to.Addr().Is4() {
-		family, addr = unix.AF_INET, &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}
-	}
+	family, addr := sockaddr(to)
 	fd, err := newSocket(family, unix.SOCK_DGRAM)
 	if err != nil {
 		return -1, os.NewSyscallError("socket", err)
@@ -174,9 +173,49 @@ func (f *udpFlow) send(v [][]byte) {
 	}
 }
 
+// sendMany is send for datagrams of so many bytes each, in one call.
+func (f *udpFlow) sendMany(v [][]byte, n, each int) bool {
+	f.used.Store(time.Now().UnixNano())
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.fd < 0 || f.single || !f.segment(each) {
+		return false
+	}
+	err := writeDatagram(f.fd, v)
+	if isRefused(err) && err != unix.EMSGSIZE {
+		f.table.net.unreachable(f.key, err)
+		err = writeDatagram(f.fd, v)
+	}
+	switch err {
+	case nil:
+		f.sent.Add(uint64(n))
+	case unix.EAGAIN:
+	default: // the way there is too narrow, or cannot do it
+		f.single = true
+		return false
+	}
+	return true
+}
+
+// segment has the socket divide what is written into datagrams of so many bytes, or not at
+// all for 0. Preconditions: mu.
+func (f *udpFlow) segment(each int) bool {
+	if f.each != each {
+		if segmentBy(f.fd, each) != nil {
+			f.single = true
+			return false
+		}
+		f.each = each
+	}
+	return true
+}
+
 // write sends a datagram, and tells the guest what became of one before, which the
 // socket tells of first. Preconditions: mu, and there is a socket.
 func (f *udpFlow) write(v [][]byte, n int) {
+	if f.each > 0 && n > f.each && !f.segment(0) {
+		return
+	}
 	err := writeDatagram(f.fd, v)
 	if isRefused(err) {
 		f.table.net.unreachable(f.key, err)
@@ -187,20 +226,9 @@ func (f *udpFlow) write(v [][]byte, n int) {
 	}
 }
 
-func writeDatagram(fd int, v [][]byte) (err error) {
-	for {
-		switch len(v) {
-		case 0:
-			_, err = unix.Write(fd, nil)
-		case 1:
-			_, err = unix.Write(fd, v[0])
-		default:
-			_, err = unix.Writev(fd, v)
-		}
-		if err != unix.EINTR {
-			return err
-		}
-	}
+func writeDatagram(fd int, v [][]byte) error {
+	_, err := writePieces(fd, v)
+	return err
 }
 
 // wait keeps a datagram until the flow is judged, if there is room. Preconditions: mu.

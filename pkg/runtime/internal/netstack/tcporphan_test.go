@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -85,10 +87,16 @@ func TestOrphanIsCut(t *testing.T) {
 
 // TestOrphanOfNobody has a guest that does not even answer.
 func TestOrphanOfNobody(t *testing.T) {
-	g, _, _ := orphan(t, 500*time.Millisecond)
+	g, _, flows := orphan(t, 1000*time.Hour)
 	require.Eventually(t, func() bool { return g.net.tcp.memory.used.Load() >= orphanSize }, waitLong, tick)
 	g.reset()
+	g.net.tcp.mu.Lock()
+	all := slices.Collect(maps.Values(g.net.tcp.flows))
+	g.net.tcp.mu.Unlock()
+	require.Len(t, all, 1)
+	onTimeOf(all[0], func() { all[0].progress -= 1001 * time.Hour })
 	g.requireNothing()
+	require.Equal(t, errOrphan.Error(), (<-flows).Err)
 }
 
 // TestCloseEndsOrphans closes a network that waits for its guest to read.
