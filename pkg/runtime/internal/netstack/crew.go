@@ -2,13 +2,12 @@ package netstack
 
 import "sync"
 
-// crewIdle is how many goroutines wait for something to do. Connections one after the
-// other need three at a time.
+// crewIdle is how many goroutines wait for something to do.
 const crewIdle = 16
 
-// crew are the goroutines of a network. Some stay for the next job: a new one's stack
-// would have to grow to what the way through the TCP/IP stack needs, in steps that are
-// a tenth of what a connection costs.
+// crew are the goroutines of a network, for what may have to wait. Some stay for the next
+// job: a new one's stack would have to grow to what that needs, in steps that were a tenth of
+// what a connection cost when each had three.
 type crew struct {
 	mu     sync.Mutex
 	idle   []chan func() // each has room for one

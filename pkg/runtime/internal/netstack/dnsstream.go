@@ -61,13 +61,13 @@ func (n *Network) acceptOwn(r *tcp.ForwarderRequest) {
 // serveStream answers queries on a connection until the guest has no more, and returns
 // when the stack holds no answer any more.
 func (n *Network) serveStream(wq *waiter.Queue, ep tcpip.Endpoint) {
-	defer settle(ep, wq, min(dnsOrphanTime, n.tcp.orphan))
+	defer settleEndpoint(ep, wq, min(dnsOrphanTime, n.tcp.orphan))
 	n.cfg.DNS.ServeStream(n.ctx, gonet.NewTCPConn(wq, ep))
 }
 
-// settle closes an endpoint and returns when the stack holds nothing more of it: the
+// settleEndpoint closes an endpoint and returns when the stack holds nothing more of it: the
 // guest took what was on its way, or has reset the connection, or its time is over.
-func settle(ep tcpip.Endpoint, wq *waiter.Queue, patience time.Duration) {
+func settleEndpoint(ep tcpip.Endpoint, wq *waiter.Queue, patience time.Duration) {
 	entry, changed := waiter.NewChannelEntry(waiter.EventHUp | waiter.EventErr)
 	wq.EventRegister(&entry)
 	defer wq.EventUnregister(&entry)

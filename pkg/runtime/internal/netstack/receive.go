@@ -14,7 +14,7 @@ import (
 )
 
 // Receive implements [vnet.Host]: a frame of the guest. It is judged on a copy, of
-// which datagrams need the headers only.
+// which datagrams and segments need the headers only.
 func (l *link) Receive(q int, h *vnet.Header, v [][]byte) {
 	size := queue.Len(v)
 	c := &l.net.count

@@ -42,7 +42,7 @@ type tcpFlow struct {
 	una       uint32 // SND.UNA: the oldest that is not acknowledged
 	nxt       uint32 // SND.NXT: where the next segment begins; before top while something is repeated
 	top       uint32 // after all that was ever sent
-	repeat    uint32 // no repetition before this is acknowledged
+	recover   uint32 // RFC 6582: what the guest says has nothing repeated before this is acknowledged
 	window    uint32 // SND.WND: what the guest takes from una on
 	wl1       uint32 // SND.WL1 and WL2: the segment that said so
 	wl2       uint32
@@ -75,7 +75,7 @@ type tcpFlow struct {
 	flow    Flow            // to be reported
 	counted bool            // as one that is open
 
-	tcpTimes
+	tcpDeadlines
 }
 
 func newTCPFlow(t *tcpTable, key flowKey) *tcpFlow {
@@ -89,7 +89,7 @@ func newTCPFlow(t *tcpTable, key flowKey) *tcpFlow {
 // count begins to count what goes to the guest.
 func (f *tcpFlow) count() {
 	f.una = f.table.first(f.key)
-	f.nxt, f.top, f.repeat = f.una, f.una, f.una
+	f.nxt, f.top, f.recover = f.una, f.una, f.una
 }
 
 // opening is where the connection counts until it is open.

@@ -60,12 +60,12 @@ func (f *tcpFlow) serve(events uint32) (count int, done bool) {
 	}
 	f.more = f.more || events&(readable|urgent|hungUp) != 0
 	f.dry = f.dry || events&(urgent|hungUp) != 0
-	if f.state == tcpOpen && f.ended && events&hungUp != 0 {
+	if f.state == tcpOpen && f.ended && events&(readable|hungUp) != 0 {
 		f.breakDown(f.socketError()) // a reset after the end is read of no more
 	}
 	if f.state == tcpOpen {
 		if events&(writable|hungUp) != 0 {
-			f.flush()
+			f.writeHeld()
 		}
 		count = f.proceed()
 		if f.owes == owedSoon && f.state == tcpOpen && !f.listed {
@@ -206,8 +206,8 @@ func (f *tcpFlow) write(v [][]byte, n int) (took int, rest [][]byte, err error) 
 	return took, v, nil
 }
 
-// flush has the socket take what waits for room in it. Preconditions: mu.
-func (f *tcpFlow) flush() {
+// writeHeld has the socket take what waits for room in it. Preconditions: mu.
+func (f *tcpFlow) writeHeld() {
 	if f.in.n == 0 {
 		return
 	}

@@ -15,9 +15,9 @@ const (
 	windowShift = 7
 	maxWindow   = maxRing
 
-	// repeats is how many acknowledgements of the same in a row say that what follows was
+	// dupThreshold is how many acknowledgements of the same in a row say that what follows was
 	// lost (RFC 5681 §3.2).
-	repeats = 3
+	dupThreshold = 3
 )
 
 // take is a segment of the guest on queue pair q.
@@ -96,7 +96,7 @@ func (f *tcpFlow) called(s *segment) {
 		f.end(errRefused)
 	case s.flags&flagSyn != 0:
 		f.greeted(s)
-		f.una, f.repeat = f.top, f.top
+		f.una, f.recover = f.top, f.top
 		f.settle()
 		f.opened()
 		f.owes = owedSoon
@@ -124,7 +124,7 @@ func (f *tcpFlow) confirmed(s *segment) bool {
 	case s.ack != f.top:
 		f.table.refuse(&f.key, s, 0)
 	default:
-		f.una, f.repeat = f.top, f.top
+		f.una, f.recover = f.top, f.top
 		f.settle()
 		f.window, f.wl1, f.wl2 = uint32(s.window)<<f.shift, s.seq, s.ack
 		f.opened()
@@ -220,16 +220,16 @@ func (f *tcpFlow) acknowledged(s *segment, n int) {
 	if after(f.una, f.nxt) {
 		f.nxt = f.una
 	}
-	if after(f.una, f.repeat) {
-		f.repeat = f.una // it must not fall so far behind that it seems to lie ahead
+	if after(f.una, f.recover) {
+		f.recover = f.una // it must not fall so far behind that it seems to lie ahead
 	}
 	f.settle()
 }
 
 // duplicate is one more acknowledgement of the same. Preconditions: mu.
 func (f *tcpFlow) duplicate() {
-	if f.dup++; f.dup == repeats && !after(f.repeat, f.una) {
-		f.repeat = f.top
+	if f.dup++; f.dup == dupThreshold && !after(f.recover, f.una) {
+		f.recover = f.top
 		f.nxt = f.una
 	}
 }

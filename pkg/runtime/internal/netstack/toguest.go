@@ -23,7 +23,7 @@ func (l *link) joins() bool {
 	return l.nic != nil && l.nic.Offloads().Has(vnet.OffloadCsum|vnet.OffloadUSO)
 }
 
-// offloadsChecksums reports whether the guest takes datagrams without a checksum.
+// offloadsChecksums reports whether the guest takes packets without a checksum.
 func (l *link) offloadsChecksums() bool {
 	return l.nic != nil && l.nic.Offloads().Has(vnet.OffloadCsum)
 }

@@ -34,9 +34,9 @@ const (
 	hostKeepIdle, hostKeepInterval = 15, 15
 )
 
-// tcpTimes are what a connection waits for, in the table's time; 0 is never. Preconditions
+// tcpDeadlines are what a connection waits for, in the table's time; 0 is never. Preconditions
 // of all methods: mu.
-type tcpTimes struct {
+type tcpDeadlines struct {
 	deadline time.Duration // of the handshake
 	repeatAt time.Duration // of what is not acknowledged, or of the question for a window
 	sniffEnd time.Duration
@@ -163,7 +163,7 @@ func (f *tcpFlow) repeatNow(now time.Duration) {
 		f.end(errSilent)
 	default:
 		f.repeated++
-		f.nxt, f.repeat = f.una, f.top
+		f.nxt, f.recover = f.una, f.top
 		f.careful = true
 		if f.pump() > 0 {
 			f.flushCard()
