@@ -23,8 +23,7 @@ import (
 // connections in all ways.
 func TestGuestNetProofTCP(t *testing.T) {
 	w := theInternet(t)
-	b := box(t, "debian-programs", func(o *runtime.BoxOptions) { o.KeepOnStop = true })
-	before := vmmSockets(t, b)
+	b := box(t, "debian-programs", nil)
 	const size = 1 << 20
 	for _, a := range []string{serverAddr4, serverAddr6} {
 		t.Run(a, func(t *testing.T) {
@@ -92,9 +91,11 @@ func TestGuestNetProofTCP(t *testing.T) {
 		}
 		require.True(t, time.Now().Before(end), "%s", open)
 	}
-	for end := time.Now().Add(time.Minute); vmmSockets(t, b) > before; time.Sleep(100 * time.Millisecond) { // the last acknowledgements may have to be asked for again
-		require.True(t, time.Now().Before(end), "%d sockets, %d before", vmmSockets(t, b), before)
-	}
+	var left []string
+	require.Eventually(t, func() bool { // the last acknowledgements may have to be asked for again
+		left = vmmConnections(t, b)
+		return left == nil
+	}, time.Minute, 100*time.Millisecond, "%v", &left)
 }
 
 // Bounds on what may wait on the way to somebody who reads nothing, for each
@@ -240,6 +241,7 @@ func manyConnections(t *testing.T, w *internet, b *runtime.LiteBox) {
 	k := start(t, b, python(t, "many.py", serverAddr4, port, n))
 	require.Equal(t, "all", k.line(t))
 	require.GreaterOrEqual(t, descriptors(t, pid), files+n)
+	require.Len(t, vmmConnections(t, b), n)
 	t.Logf("%d connections: the VMM holds %d MiB more", n, ownMemory(t, b)-memory)
 	_, err := k.stdin.Write([]byte("close\n"))
 	require.NoError(t, err)
@@ -253,16 +255,26 @@ func manyConnections(t *testing.T, w *internet, b *runtime.LiteBox) {
 	t.Logf("the VMM has %d descriptors, %d before", left, files)
 }
 
-// vmmSockets is how many sockets a box's VMM has.
-func vmmSockets(t *testing.T, b *runtime.LiteBox) (n int) {
+// vmmConnections are the TCP sockets that a box's VMM has, as the kernel lists them.
+func vmmConnections(t *testing.T, b *runtime.LiteBox) (list []string) {
 	t.Helper()
-	dir := fmt.Sprintf("/proc/%d/fd", vmm(t, b))
-	fds, err := os.ReadDir(dir)
+	own := map[string]bool{}
+	dir := fmt.Sprintf("/proc/%d", vmm(t, b))
+	fds, err := os.ReadDir(dir + "/fd")
 	require.NoError(t, err)
 	for _, fd := range fds {
-		if to, err := os.Readlink(filepath.Join(dir, fd.Name())); err == nil && strings.HasPrefix(to, "socket:") {
-			n++
+		if to, err := os.Readlink(filepath.Join(dir, "fd", fd.Name())); err == nil && strings.HasPrefix(to, "socket:[") {
+			own[strings.TrimSuffix(strings.TrimPrefix(to, "socket:["), "]")] = true
 		}
 	}
-	return n
+	for _, table := range []string{"tcp", "tcp6"} {
+		text, err := os.ReadFile(filepath.Join(dir, "net", table))
+		require.NoError(t, err)
+		for line := range strings.Lines(string(text)) {
+			if f := strings.Fields(line); len(f) > 9 && own[f[9]] { // proc_net_tcp: the tenth is the inode
+				list = append(list, line)
+			}
+		}
+	}
+	return list
 }
