@@ -333,7 +333,8 @@ func TestHostileCallRST(t *testing.T) {
 func TestCallsLeaveRoom(t *testing.T) {
 	h := newHostile(t, Config{})
 	h.net.tcp.repeat = time.Hour
-	c := h.raw(4000, echoServer(t))
+	to, _ := scripted(t)
+	c := h.raw(4000, to)
 	for range h.net.limit.opening + 10 {
 		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
 		require.NoError(t, err)
