@@ -218,7 +218,10 @@ func (f *tcpFlow) writeHeld() {
 		v = pieces[:]
 	}
 	took, _, err := f.write(v, f.in.n)
-	if err != nil {
+	if err != nil && f.gone { // there is nobody left to tell
+		f.end(errReset)
+		return
+	} else if err != nil {
 		f.breakDown(err)
 		return
 	}
