@@ -292,9 +292,11 @@ func TestTCPWindow(t *testing.T) {
 
 	// What is said of the window by a segment that comes late is of yesterday.
 	c.ack += 3000 - 2*80<<4
+	c.say("xx")
 	c.say("x")
-	requireRead(t, far, "x")
-	require.Equal(t, c.seq, c.hear().ack)
+	requireRead(t, far, "xxx")
+	for s = c.hear(); s.ack != c.seq; s = c.hear() {
+	}
 	c.window = 0
 	c.send(flagAck, -2, "")
 	_, err = far.Write([]byte("y"))
@@ -393,6 +395,24 @@ func TestTCPHostIsSlow(t *testing.T) {
 	}
 	for c.hear().window == 0 {
 	}
+}
+
+// TestTCPEndBeyondWindow has the guest's end come where it was offered nothing more.
+func TestTCPEndBeyondWindow(t *testing.T) {
+	c, far := rawOpen(t)
+	c.opened()
+	f := c.flow()
+	f.mu.Lock()
+	f.edge = f.rcv
+	f.mu.Unlock()
+	c.send(flagAck|flagFin, 0, "")
+	s := c.hear()
+	require.Equal(t, c.seq, s.ack)
+	require.NotZero(t, s.window)
+	c.send(flagAck|flagFin, 0, "") // again, now that there is room
+	_, err := far.Read(make([]byte, 1))
+	require.Equal(t, io.EOF, err)
+	require.Equal(t, c.seq+1, c.hear().ack)
 }
 
 // TestTCPWithoutOffloads has a guest that wants plain segments.
