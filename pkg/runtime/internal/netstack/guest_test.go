@@ -3,6 +3,7 @@ package netstack
 import (
 	"context"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"sync"
@@ -53,6 +54,8 @@ type guestLink struct {
 	host       vnet.Host
 	tx, rx     chan wire
 	offloads   vnet.Offloads
+
+	lose int // the guest's driver loses one frame in so many; 0 for none
 
 	mu   sync.Mutex
 	room int  // frames that the receive ring takes, -1 for any number
@@ -225,6 +228,9 @@ func (l *guestLink) refill(n int) {
 func (l *guestLink) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 	n := 0
 	for _, pkt := range pkts.AsSlice() {
+		if l.lose > 0 && rand.IntN(l.lose) == 0 {
+			continue
+		}
 		v := pkt.ToView()
 		select {
 		case l.tx <- wire{offloads(pkt), append([]byte(nil), v.AsSlice()...)}:
