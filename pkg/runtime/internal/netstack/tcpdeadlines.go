@@ -105,7 +105,7 @@ func (f *tcpFlow) watchWindow() {
 		f.again(f.table.repeat)
 		f.probing = true
 	}
-	if (f.shut && f.ended || f.broken != nil) && !f.orphaned {
+	if (f.shut && (f.ended || f.hung) || f.broken != nil) && !f.orphaned {
 		f.orphaned, f.progress = true, f.table.now()
 		f.wakeAt(f.progress + f.table.orphan)
 	}
@@ -184,7 +184,6 @@ func (f *tcpFlow) lookAfter(now time.Duration) {
 		}
 	case f.orphaned && now-f.progress >= f.table.orphan:
 		f.end(errOrphan)
-	case f.fin && f.in.n > 0: // a kernel may have forgotten what its program has ended
 	case now-f.lastWord < idle+time.Duration(f.asked)*idle/4:
 	case f.asked == keepProbes:
 		f.end(errSilent)
@@ -208,9 +207,7 @@ func (f *tcpFlow) nextTime() time.Duration {
 		return f.progress + f.table.orphan
 	}
 	if f.state == tcpOpen {
-		if !f.fin || f.in.n == 0 {
-			sooner(f.lastWord + f.table.idle + time.Duration(f.asked)*f.table.idle/4)
-		}
+		sooner(f.lastWord + f.table.idle + time.Duration(f.asked)*f.table.idle/4)
 		if f.sniff != nil {
 			sooner(f.sniffEnd)
 		}

@@ -109,7 +109,7 @@ func TestTCPGuestForgets(t *testing.T) {
 	c.seq++
 	require.Equal(t, c.seq, c.hear().ack)
 	onTimeOf(f, func() { f.lastWord -= 2 * keepIdle })
-	c.quiet() // it is not asked
+	require.Equal(t, c.ack-1, c.hear().seq, "it is asked")
 	c.send(flagRst, 0, "")
 	n, err := io.Copy(io.Discard, far)
 	require.NoError(t, err)
@@ -139,6 +139,55 @@ func TestTCPHostForgets(t *testing.T) {
 	}, waitLong, tick)
 	c.send(flagAck, 0, "x")
 	require.Equal(t, flagRst, c.hear().flags, "it knows of nothing")
+	c.send(flagSyn, 0, "")
+	c.quiet() // another can begin later
+	onTimeOf(f, func() { f.progress -= orphanTime })
+	require.Eventually(t, func() bool { return c.h.net.tcp.open.Load() == 0 }, waitLong, tick)
+}
+
+// TestTCPBothForget has the far end reset what the guest has forgotten.
+func TestTCPBothForget(t *testing.T) {
+	c, far := rawOpen(t)
+	f := c.flow()
+	for held := 0; held == 0; {
+		c.say(string(make([]byte, 32<<10)))
+		c.seq = c.hear().ack
+		f.mu.Lock()
+		held = f.in.n
+		f.mu.Unlock()
+	}
+	c.send(flagAck|flagFin, 0, "")
+	c.seq++
+	require.Equal(t, c.seq, c.hear().ack)
+	c.send(flagRst, 0, "")
+	require.Eventually(t, func() bool {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return f.gone
+	}, waitLong, tick)
+	far.SetLinger(0)
+	far.Close()
+	require.Eventually(t, func() bool { return c.h.net.tcp.open.Load() == 0 }, waitLong, tick)
+}
+
+// TestTCPOrphanOfMuch is an orphan of more than can wait: its end is yet to be read.
+func TestTCPOrphanOfMuch(t *testing.T) {
+	c, far := rawOpen(t)
+	c.opened()
+	c.window = 0
+	c.send(flagAck|flagFin, 0, "")
+	c.seq++
+	require.Equal(t, c.seq, c.hear().ack)
+	go func() {
+		far.Write(make([]byte, 2*maxRing))
+		far.Close()
+	}()
+	f := c.flow()
+	require.Eventually(t, func() bool {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return f.orphaned && f.out.n == maxRing && !f.ended
+	}, waitLong, tick)
 	onTimeOf(f, func() { f.progress -= orphanTime })
 	require.Eventually(t, func() bool { return c.h.net.tcp.open.Load() == 0 }, waitLong, tick)
 }

@@ -52,6 +52,7 @@ type tcpFlow struct {
 	out       ring  // from una on
 	more      bool  // the socket may have something to read
 	dry       bool  // a read that finds less than it could take does not say that there is no more
+	hung      bool  // the far end has ended, behind what there is to read
 	ended     bool  // the host has sent its last: a FIN follows what is in out
 	acked     bool  // and the guest has that
 	blocked   bool  // there was no room in the guest's ring: in sendQueue.blocked

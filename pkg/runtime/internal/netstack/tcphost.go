@@ -60,6 +60,7 @@ func (f *tcpFlow) serve(events uint32) (count int, done bool) {
 	}
 	f.more = f.more || events&(readable|urgent|hungUp) != 0
 	f.dry = f.dry || events&(urgent|hungUp) != 0
+	f.hung = f.hung || events&hungUp != 0
 	if f.state == tcpOpen && f.ended && events&(readable|hungUp) != 0 {
 		f.breakDown(f.socketError()) // a reset after the end is read of no more
 	}
@@ -103,6 +104,10 @@ func (f *tcpFlow) socketError() error {
 // given is the guest's, and what it still gives; then the connection ends. Preconditions: mu.
 func (f *tcpFlow) breakDown(err error) {
 	if err == nil || f.broken != nil {
+		return
+	}
+	if f.gone { // there is nobody left to tell
+		f.end(errReset)
 		return
 	}
 	f.broken = err
@@ -218,10 +223,7 @@ func (f *tcpFlow) writeHeld() {
 		v = pieces[:]
 	}
 	took, _, err := f.write(v, f.in.n)
-	if err != nil && f.gone { // there is nobody left to tell
-		f.end(errReset)
-		return
-	} else if err != nil {
+	if err != nil {
 		f.breakDown(err)
 		return
 	}
@@ -229,8 +231,6 @@ func (f *tcpFlow) writeHeld() {
 	f.tight = f.tight && f.in.n > 0
 	if f.gone && took > 0 {
 		f.progress = f.table.now()
-	} else if f.fin && f.in.n == 0 {
-		f.wakeAt(f.nextTime()) // from here on the guest is asked again whether it is there
 	}
 	if f.edge-f.rcv <= f.room()/2 {
 		f.owes = owedSoon // the guest may wait for room

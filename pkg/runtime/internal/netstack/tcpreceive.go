@@ -41,7 +41,9 @@ func (f *tcpFlow) take(q int, s *segment, v [][]byte) {
 		return
 	}
 	if f.gone {
-		f.table.refuse(&f.key, s, queue.Len(v))
+		if s.flags&(flagSyn|flagAck) != flagSyn { // another connection of the guest's can begin later
+			f.table.refuse(&f.key, s, queue.Len(v))
+		}
 		return
 	}
 	f.heard()
@@ -68,9 +70,9 @@ func (f *tcpFlow) take(q int, s *segment, v [][]byte) {
 	}
 }
 
-// leave is the guest's reset. What it had sent before its end is for the host all the same:
-// a kernel forgets a connection whose program is gone while the far end has yet to take it.
-// Preconditions: mu.
+// leave is the guest's reset. What it had sent before its end is for the host all the same,
+// unless that has more to say: a kernel forgets a connection whose program is gone while the
+// far end has yet to take it. Preconditions: mu.
 func (f *tcpFlow) leave() {
 	if !f.fin || f.shut || f.broken != nil {
 		f.end(errReset)
@@ -151,7 +153,10 @@ func (f *tcpFlow) accept(s *segment, v [][]byte, n int) {
 	}
 	had := int32(f.rcv - s.seq) // of it already
 	switch {
-	case had < 0, int(had) >= int(s.length(n)), f.fin: // there is a gap, or nothing new: a probe, too
+	case had < 0: // something is missing: each says so, for the guest to count (RFC 5681 §4.2)
+		f.acknowledgeNow()
+		return
+	case int(had) >= int(s.length(n)), f.fin: // nothing new: a probe, too
 		f.owes = owedSoon
 		return
 	case had > 0:
@@ -295,7 +300,8 @@ func (f *tcpFlow) judged(v egress.Verdict, done bool) error {
 	f.sniff = nil
 	took, rest, err := f.write([][]byte{first}, len(first))
 	if err != nil {
-		return err
+		f.breakDown(err)
+		return nil
 	}
 	if f.keep(rest) < len(first)-took {
 		return errNoMemory // and it had been acknowledged

@@ -192,6 +192,7 @@ func (f *udpFlow) sendMany(v [][]byte, n, each int) bool {
 	case unix.EAGAIN:
 	default: // the way there is too narrow, or cannot do it
 		f.single = true
+		f.segment(0)
 		return false
 	}
 	return true
@@ -219,6 +220,9 @@ func (f *udpFlow) write(v [][]byte, n int) {
 	err := writeDatagram(f.fd, v)
 	if isRefused(err) {
 		f.table.net.unreachable(f.key, err)
+		err = writeDatagram(f.fd, v)
+	}
+	if err != nil && err != unix.EAGAIN && f.each > 0 && f.segment(0) { // the way has become too narrow for what was divided
 		err = writeDatagram(f.fd, v)
 	}
 	if err == nil {
