@@ -45,10 +45,11 @@ type tcpDeadlines struct {
 
 	interval time.Duration // between repetitions
 	repeated int
-	asked    int  // probes since lastWord
-	probing  bool // repeatAt is for a closed window
-	careful  bool // the next segment goes alone
-	orphaned bool // all that is left is for the guest to take
+	asked    int           // questions since lastWord
+	askedAt  time.Duration // the last
+	probing  bool          // repeatAt is for a closed window
+	careful  bool          // the next segment goes alone
+	orphaned bool          // all that is left is for the guest to take
 
 	entry timerEntry
 }
@@ -173,7 +174,7 @@ func (f *tcpFlow) repeatNow(now time.Duration) {
 
 // lookAfter ends an open connection that leads nowhere, and asks the guest for a sign.
 func (f *tcpFlow) lookAfter(now time.Duration) {
-	switch idle := f.table.idle; {
+	switch {
 	case f.gone:
 		if now-f.progress >= f.table.orphan {
 			f.end(errReset)
@@ -184,13 +185,23 @@ func (f *tcpFlow) lookAfter(now time.Duration) {
 		}
 	case f.orphaned && now-f.progress >= f.table.orphan:
 		f.end(errOrphan)
-	case now-f.lastWord < idle+time.Duration(f.asked)*idle/4:
+	case now < f.nextQuestion():
 	case f.asked == keepProbes:
 		f.end(errSilent)
 	default:
 		f.asked++
+		f.askedAt = now
 		f.probe()
 	}
+}
+
+// nextQuestion is when the guest is to be asked whether it is there. However late a look
+// comes, it has time to answer each.
+func (f *tcpFlow) nextQuestion() time.Duration {
+	if f.asked > 0 {
+		return f.askedAt + f.table.idle/4
+	}
+	return f.lastWord + f.table.idle
 }
 
 // nextTime is when there is something to look at.
@@ -207,7 +218,7 @@ func (f *tcpFlow) nextTime() time.Duration {
 		return f.progress + f.table.orphan
 	}
 	if f.state == tcpOpen {
-		sooner(f.lastWord + f.table.idle + time.Duration(f.asked)*f.table.idle/4)
+		sooner(f.nextQuestion())
 		if f.sniff != nil {
 			sooner(f.sniffEnd)
 		}
