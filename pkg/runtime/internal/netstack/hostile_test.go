@@ -362,16 +362,7 @@ func TestHostile36UDPFlows(t *testing.T) {
 // TestHostile36WaitingDatagrams sends large datagrams to whom somebody has to be asked
 // about, and nobody answers.
 func TestHostile36WaitingDatagrams(t *testing.T) {
-	p, err := egress.New(egress.Config{Default: egress.Ask}, egress.Options{
-		HostName: HostName, HostAddrs: []netip.Addr{Host4, Host6}, Subnets: []netip.Prefix{Subnet4, Subnet6},
-		Ask: func(ctx context.Context, _ egress.Request) (egress.Action, error) {
-			<-ctx.Done()
-			return egress.Deny, ctx.Err()
-		},
-	})
-	require.NoError(t, err)
-	t.Cleanup(p.Close)
-	h := newHostile(t, Config{Policy: p})
+	h := newHostile(t, Config{Policy: asking(t)})
 	before := measure(t)
 	most := min(waitingBytes, h.net.limit.opening*flowWaiting)
 	for i := range h.net.limit.opening {

@@ -1,6 +1,7 @@
 package netstack
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"net/netip"
@@ -90,12 +91,11 @@ func TestTCPKeepsAlive(t *testing.T) {
 	require.ErrorIs(t, err, unix.ECONNRESET)
 }
 
-// TestTCPGuestForgets has a guest end in order and then forget the connection, as kernels
-// do after a minute, while the host has yet to take most of what was acknowledged.
-func TestTCPGuestForgets(t *testing.T) {
-	c, far := rawOpen(t)
+// endFull has the guest send until the host takes no more, and end. It returns how many
+// bytes of it were acknowledged.
+func (c *rawTCP) endFull() (total int) {
+	c.h.t.Helper()
 	f := c.flow()
-	total := 0
 	for held := 0; held == 0; {
 		begin := c.seq
 		c.say(string(make([]byte, 32<<10)))
@@ -107,7 +107,16 @@ func TestTCPGuestForgets(t *testing.T) {
 	}
 	c.send(flagAck|flagFin, 0, "")
 	c.seq++
-	require.Equal(t, c.seq, c.hear().ack)
+	require.Equal(c.h.t, c.seq, c.hear().ack)
+	return total
+}
+
+// TestTCPGuestForgets has a guest end in order and then forget the connection, as kernels
+// do after a minute, while the host has yet to take most of what was acknowledged.
+func TestTCPGuestForgets(t *testing.T) {
+	c, far := rawOpen(t)
+	f := c.flow()
+	total := c.endFull()
 	onTimeOf(f, func() { f.lastWord -= 100 * keepIdle })
 	require.Equal(t, c.ack-1, c.hear().seq, "it is asked")
 	c.quiet() // once, however late that is
@@ -122,22 +131,11 @@ func TestTCPGuestForgets(t *testing.T) {
 func TestTCPHostForgets(t *testing.T) {
 	c, _ := rawOpen(t)
 	f := c.flow()
-	for held := 0; held == 0; {
-		c.say(string(make([]byte, 32<<10)))
-		c.seq = c.hear().ack
-		f.mu.Lock()
-		held = f.in.n
-		f.mu.Unlock()
-	}
-	c.send(flagAck|flagFin, 0, "")
-	c.seq++
-	require.Equal(t, c.seq, c.hear().ack)
+	c.endFull()
 	c.send(flagRst, 0, "")
-	require.Eventually(t, func() bool {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		return f.gone
-	}, waitLong, tick)
+	f.mu.Lock()
+	require.True(t, f.gone)
+	f.mu.Unlock()
 	c.send(flagAck, 0, "x")
 	require.Equal(t, flagRst, c.hear().flags, "it knows of nothing")
 	c.send(flagSyn, 0, "")
@@ -150,22 +148,11 @@ func TestTCPHostForgets(t *testing.T) {
 func TestTCPBothForget(t *testing.T) {
 	c, far := rawOpen(t)
 	f := c.flow()
-	for held := 0; held == 0; {
-		c.say(string(make([]byte, 32<<10)))
-		c.seq = c.hear().ack
-		f.mu.Lock()
-		held = f.in.n
-		f.mu.Unlock()
-	}
-	c.send(flagAck|flagFin, 0, "")
-	c.seq++
-	require.Equal(t, c.seq, c.hear().ack)
+	c.endFull()
 	c.send(flagRst, 0, "")
-	require.Eventually(t, func() bool {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		return f.gone
-	}, waitLong, tick)
+	f.mu.Lock()
+	require.True(t, f.gone)
+	f.mu.Unlock()
 	far.SetLinger(0)
 	far.Close()
 	require.Eventually(t, func() bool { return c.h.net.tcp.open.Load() == 0 }, waitLong, tick)
@@ -393,9 +380,37 @@ func TestTCPSlowSpeaker(t *testing.T) {
 	f.take(anyPair, &segment{seq: 100, ack: f.top, flags: flagAck, window: 65535, shift: noScale}, [][]byte{[]byte("GET / HT")})
 	f.mu.Lock()
 	require.Equal(t, tcpOpen, f.state)
+	require.EqualValues(t, egress.SniffLimit-8, f.room())
 	require.InDelta(t, float64(f.table.now()+sniffTime), float64(f.sniffEnd), float64(time.Minute))
 	f.mu.Unlock()
 	onTimeOf(f, func() { f.sniffEnd = 1 })
 	require.Eventually(t, func() bool { return h.net.tcp.open.Load() == 0 }, waitLong, tick)
+	require.EqualValues(t, 1, h.net.Stats().Denied)
+}
+
+// TestHostileEndlessGreeting sends a greeting that never says for whom it is: no more of it
+// is held than is looked at, and then it is refused.
+func TestHostileEndlessGreeting(t *testing.T) {
+	p := policy(t, egress.Config{AllowHost: true, Default: egress.Allow, Rules: []egress.Rule{mustAllow(t, "good.example")}})
+	h := newHostile(t, Config{Policy: p})
+	to, conns := scripted(t)
+	c := h.raw(4000, to)
+	c.open()
+	far := <-conns
+	defer far.Close()
+	c.opened()
+	f := c.flow()
+	f.mu.Lock()
+	f.sniff = p.Sniffer(egress.Flow{Protocol: egress.TCP, Dst: netip.MustParseAddrPort("93.184.216.34:80")}, egress.Verdict{Allow: true, NeedsName: true})
+	f.mu.Unlock()
+	c.say("GET /" + string(bytes.Repeat([]byte("x"), egress.SniffLimit-10)))
+	require.Equal(t, c.seq, c.hear().ack)
+	f.mu.Lock()
+	require.Len(t, f.sniff.Bytes(), egress.SniffLimit-5)
+	f.mu.Unlock()
+	c.say(string(bytes.Repeat([]byte("x"), 30_000)))
+	require.NotZero(t, c.hear().flags&flagRst)
+	_, err := far.Read(make([]byte, 1))
+	require.ErrorIs(t, err, unix.ECONNRESET)
 	require.EqualValues(t, 1, h.net.Stats().Denied)
 }

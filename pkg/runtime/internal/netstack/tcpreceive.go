@@ -246,7 +246,7 @@ func (f *tcpFlow) deliver(v [][]byte, n int) (took int, err error) {
 		return n, nil // nobody takes it; the guest hears of that when it has what is left
 	}
 	if f.sniff != nil {
-		b := make([]byte, min(n, egress.SniffLimit))
+		b := make([]byte, min(n, egress.SniffLimit-len(f.sniff.Bytes()))) // with as much it has decided
 		took = queue.Gather(b, v)
 		f.sniffing()
 		verdict, done := f.sniff.Feed(b)

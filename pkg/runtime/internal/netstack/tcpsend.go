@@ -1,6 +1,7 @@
 package netstack
 
 import (
+	"github.com/anthropics/boxlite/pkg/runtime/internal/netstack/egress"
 	vnet "github.com/anthropics/boxlite/pkg/virtio/net"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 )
@@ -41,15 +42,12 @@ func (f *tcpFlow) header(flags header.TCPFlags, seq uint32) segment {
 func (f *tcpFlow) room() uint32 {
 	switch {
 	case f.sniff != nil:
-		return uint32(max(0, sniffWindow-len(f.sniff.Bytes())))
+		return uint32(egress.SniffLimit - len(f.sniff.Bytes()))
 	case f.tight:
 		return uint32(f.in.size() - f.in.n)
 	}
 	return uint32(maxWindow - f.in.n)
 }
-
-// sniffWindow is what the guest may send before it is judged.
-const sniffWindow = 64 << 10
 
 // acknowledge tells the guest what arrived; it hears of it with the next flush. It reports
 // whether that was possible now. Preconditions: mu.
