@@ -93,6 +93,27 @@ func (m *Memory) Regions() []Region { return m.regions }
 // Size is the total amount of RAM in bytes.
 func (m *Memory) Size() uint64 { return m.size }
 
+// Slice returns the n bytes at a guest address, or nil where the region does not
+// hold all of them. The slice has no spare capacity and aliases memory that the
+// guest may change at any time. The zero Region holds nothing.
+func (r Region) Slice(at GPA, n int) []byte {
+	// The subtraction wraps for addresses below the base, which then fail the
+	// comparison, as does a negative n.
+	if off := uint64(at - r.Base); off < uint64(len(r.Bytes)) && uint64(n) <= uint64(len(r.Bytes))-off {
+		return r.Bytes[off : off+uint64(n) : off+uint64(n)]
+	}
+	return nil
+}
+
+// Region returns the region that holds a guest address, or the zero Region. Who
+// looks up many addresses keeps it and asks it first.
+func (m *Memory) Region(at GPA) Region {
+	if r, _ := m.find(at); r != nil {
+		return *r
+	}
+	return Region{}
+}
+
 // find returns the region that holds at, and the offset of at in it.
 func (m *Memory) find(at GPA) (*Region, uint64) {
 	for i := range m.regions {
@@ -113,11 +134,10 @@ func outside(at GPA, n int) error {
 // region. The slice has no spare capacity and aliases memory that the guest may
 // change at any time.
 func (m *Memory) Slice(at GPA, n int) ([]byte, error) {
-	r, off := m.find(at)
-	if r == nil || n < 0 || uint64(n) > uint64(len(r.Bytes))-off {
-		return nil, outside(at, n)
+	if b := m.Region(at).Slice(at, n); b != nil {
+		return b, nil
 	}
-	return r.Bytes[off : off+uint64(n) : off+uint64(n)], nil
+	return nil, outside(at, n)
 }
 
 // Contains reports whether the whole range is RAM within one region.

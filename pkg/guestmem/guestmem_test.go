@@ -113,6 +113,7 @@ func TestBounds(t *testing.T) {
 			require.Equal(t, c.ok, m.Write(make([]byte, c.n), c.at) == nil, "Write(%v, %d)", c.at, c.n)
 		}
 	}
+	require.Nil(t, Region{}.Slice(0, 0))
 	require.False(t, m.Contains(testBase, math.MaxUint64))
 	require.False(t, m.Contains(testBase+1, math.MaxUint64))
 	require.NoError(t, m.Read(nil, 0), "nothing to read")

@@ -68,8 +68,9 @@ type Config struct {
 
 // Queue is the device's end of one virtqueue.
 type Queue struct {
-	mem *guestmem.Memory
-	cfg Config
+	mem    *guestmem.Memory
+	cfg    Config
+	region guestmem.Region // where the last buffer was
 
 	desc       []byte // guest RAM: cfg.Size descriptors
 	availRing  []byte // guest RAM: cfg.Size heads

@@ -11,13 +11,22 @@ func Len(v [][]byte) int {
 
 // Gather copies from the start of src to dst and returns the number of bytes,
 // the smaller of both lengths.
-func Gather(dst []byte, src [][]byte) int {
+func Gather(dst []byte, src [][]byte) int { return GatherAt(dst, src, 0) }
+
+// GatherAt is Gather without the first off bytes of src, which it leaves alone where
+// Skip would change it.
+func GatherAt(dst []byte, src [][]byte, off int) int {
 	n := 0
 	for _, b := range src {
 		if n == len(dst) {
 			break
 		}
-		n += copy(dst[n:], b)
+		if off >= len(b) {
+			off -= len(b)
+			continue
+		}
+		n += copy(dst[n:], b[off:])
+		off = 0
 	}
 	return n
 }
