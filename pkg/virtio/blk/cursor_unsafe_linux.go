@@ -8,9 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// vecMax is the number of buffers of one system call. The array lives on the
-// stack, where x/sys's own would be allocated.
-const vecMax = 128
+// vecMax is the number of buffers of one system call. The array lives on the stack,
+// where x/sys's own would be allocated, and is cleared for each call. And Linux 6.12
+// looks at all that is left of a vector for every page that it writes to a tmpfs.
+const vecMax = 32
 
 // read fills the next n bytes from an offset of a file and moves on.
 func (c *cursor) read(f *os.File, n int, off int64) error {

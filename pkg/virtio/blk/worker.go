@@ -2,15 +2,9 @@ package blk
 
 import (
 	"errors"
-	"time"
 
 	"github.com/anthropics/boxlite/pkg/virtio"
 	"github.com/anthropics/boxlite/pkg/virtio/queue"
-)
-
-const (
-	batch   = 16                     // requests that may share one interrupt
-	patient = 200 * time.Microsecond // a request that takes longer does not keep finished ones waiting
 )
 
 // worker serves one request queue on a goroutine of its own.
@@ -24,6 +18,7 @@ type worker struct {
 	irq      virtio.Interrupter
 	features virtio.Features
 	chain    queue.Chain
+	batch    virtio.Batch
 	ranges   [maxSegments * rangeSize]byte
 }
 
@@ -36,7 +31,7 @@ func (w *worker) run() {
 // is not kept waiting by a slow disk for what is done.
 func (w *worker) drain() error {
 	defer w.signal()
-	since, finished := time.Now(), 0
+	w.batch.Start()
 	for !w.dev.stop.Load() {
 		ok, err := w.queue.Pop(&w.chain)
 		if !ok {
@@ -50,11 +45,7 @@ func (w *worker) drain() error {
 		if err := w.queue.Push(head, n); err != nil {
 			return err
 		}
-		finished++
-		if now := time.Now(); finished == batch || now.Sub(since) > patient {
-			w.signal()
-			since, finished = now, 0
-		}
+		w.batch.Done(w.signal)
 	}
 	return nil
 }

@@ -80,7 +80,8 @@ func (w *worker) opened(n *node, f int, flags uint32, out []byte) syscall.Errno 
 	}
 	// Whatever changes the contents changes ctime.
 	same := s.nodes.open(n, (uint64(w.st.Ctime.Sec)*1e9+uint64(w.st.Ctime.Nsec))^w.st.Size<<40)
-	h := &handle{fd: f, node: n, write: flags&unix.O_ACCMODE != unix.O_RDONLY, append: flags&unix.O_APPEND != 0 && !s.cfg.Writeback}
+	h := &handle{fd: f, node: n, write: flags&unix.O_ACCMODE != unix.O_RDONLY, append: flags&unix.O_APPEND != 0 && !s.cfg.Writeback,
+		sync: flags&(unix.O_SYNC|unix.O_DSYNC) != 0}
 	id, errno := s.handles.add(h)
 	if errno != 0 {
 		s.handles.drop(h)
@@ -240,8 +241,8 @@ func (w *worker) read(c *queue.Chain) (int, syscall.Errno) {
 	if h.dir {
 		return 0, syscall.EISDIR
 	}
-	w.vector(c.Writable, outHeaderSize, int(min(size, maxTransfer)))
-	return transfer(unix.SYS_PREADV, h.fd, &w.iov, w.data, queue.Len(w.data), int64(off), 0)
+	n := min(int(min(size, maxTransfer)), queue.Len(c.Writable)-outHeaderSize) // hasRoom saw that of the header
+	return transfer(unix.SYS_PREADV, h.fd, w.iov[:], c.Writable, outHeaderSize, n, int64(off), 0)
 }
 
 // write moves what follows the request in guest RAM to a file.
@@ -258,20 +259,19 @@ func (w *worker) write(a *args, c *queue.Chain) ([]byte, syscall.Errno) {
 	if h.dir || !h.write {
 		return nil, syscall.EBADF
 	}
-	w.vector(c.Readable, headerSize+writeInSize, int(size))
-	if queue.Len(w.data) != int(size) {
-		return nil, syscall.EINVAL
-	}
 	if flags&writeKillPriv != 0 {
 		if errno := w.killPriv(h.node, h.fd); errno != 0 {
 			return nil, errno
 		}
 	}
-	nr, how := uintptr(unix.SYS_PWRITEV), 0
-	if h.append && flags&writeCache == 0 { // at the end as the host knows it
-		nr, how = unix.SYS_PWRITEV2, unix.RWF_APPEND
+	nr, iov, how := uintptr(unix.SYS_PWRITEV), w.iov[:iovWrite], 0
+	if h.sync { // each call waits for the disk
+		iov = w.iov[:]
 	}
-	n, errno := transfer(nr, h.fd, &w.iov, w.data, int(size), int64(off), how)
+	if h.append && flags&writeCache == 0 { // at the end as the host knows it, and so in one piece
+		nr, iov, how = unix.SYS_PWRITEV2, w.iov[:], unix.RWF_APPEND
+	}
+	n, errno := transfer(nr, h.fd, iov, c.Readable, headerSize+writeInSize, int(size), int64(off), how)
 	if errno != 0 {
 		return nil, errno
 	}

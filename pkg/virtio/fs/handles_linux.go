@@ -13,6 +13,7 @@ type handle struct {
 	dir    bool
 	write  bool // open for writing
 	append bool
+	sync   bool // O_SYNC or O_DSYNC
 
 	refs atomic.Int32 // requests under way, and the table
 

@@ -17,7 +17,6 @@ type scratch struct {
 	out  [entrySize + openOutSize + 256]byte // fixed answers
 	big  []byte                              // answers of any length: maxReply bytes, once needed
 	dir  []byte                              // entries as the host's kernel gives them
-	data [][]byte                            // the part of a chain that holds file contents
 	iov  [iovMax]unix.Iovec
 	st   unix.Statx_t
 	proc [16]byte
@@ -108,23 +107,8 @@ func (w *worker) body(c *queue.Chain) *args {
 	if w.h.op() == opWrite {
 		n = min(n, writeInSize)
 	}
-	w.vector(c.Readable, headerSize, n)
-	w.args = args{p: w.in[:queue.Gather(w.in[:n], w.data)]}
+	w.args = args{p: w.in[:queue.GatherAt(w.in[:n], c.Readable, headerSize)]}
 	return &w.args
-}
-
-// vector sets w.data to at most n bytes of v from an offset on, and leaves v alone.
-func (w *worker) vector(v [][]byte, off, n int) {
-	w.data = append(w.data[:0], v...)
-	w.data = queue.Prefix(skip(&w.data, off), n)
-}
-
-// skip drops the first n bytes of v. Unlike queue.Skip it moves the rest to the
-// front, so that the memory behind v is not lost piece by piece.
-func skip(v *[][]byte, n int) [][]byte {
-	rest := queue.Skip(*v, n)
-	*v = append((*v)[:0], rest...)
-	return *v
 }
 
 // changes reports whether an operation changes the shared folder, whatever its
@@ -317,10 +301,9 @@ func (w *worker) forget(op opcode, c *queue.Chain) {
 	count := int(a.u32())
 	_ = a.u32()
 	left := int(w.h.len()) - headerSize - 8
-	for off := headerSize + 8; count > 0 && left >= 16; {
+	for off := headerSize + 8; count > 0 && left >= 16 && !w.dev.stop.Load(); {
 		n := min(left, len(w.in), count*16) &^ 15
-		w.vector(c.Readable, off, n)
-		p := w.in[:queue.Gather(w.in[:n], w.data)]
+		p := w.in[:queue.GatherAt(w.in[:n], c.Readable, off)]
 		if len(p) < n {
 			return
 		}

@@ -188,19 +188,30 @@ func getXattrAt(dir int, file, name cstring, value []byte) (int, syscall.Errno) 
 	return int(n), errno
 }
 
-// iovMax is what one call takes (IOV_MAX), and no less than the longest chain.
-const iovMax = 1024
+const (
+	// iovMax is what one call takes (IOV_MAX), and no less than the chains of queues
+	// of the default size. What is longer goes in several calls.
+	iovMax = 1024
+	// iovWrite is how many a write at an offset is given at a time. Linux 6.12 looks
+	// at all that is left of a vector for every page that it writes to a tmpfs
+	// (generic_perform_write): with the 256 pieces of 1 MiB at once, that is more
+	// than all other work.
+	iovWrite = 32
+)
 
-// transfer moves bytes between v and a file at an offset, until v is full, or
-// the file has no more. It changes v. An error after the first bytes is told
-// the next time.
-func transfer(nr uintptr, fd int, iov *[iovMax]unix.Iovec, v [][]byte, want int, off int64, flags int) (int, syscall.Errno) {
+// transfer moves want bytes between a file at an offset and what v has after its
+// first skip bytes, by calls with up to len(iov) pieces, until the file or v has no
+// more. An error after the first bytes is told the next time.
+func transfer(nr uintptr, fd int, iov []unix.Iovec, v [][]byte, skip, want int, off int64, flags int) (int, syscall.Errno) {
 	done := 0
 	for done < want {
-		k := fillIovecs(iov, v)
+		for len(v) > 0 && skip >= len(v[0]) {
+			v, skip = v[1:], skip-len(v[0])
+		}
+		k := fillIovecs(iov, v, skip, want-done)
 		// SAFETY: the first k elements point at guest RAM, which outlives the
 		// call. The offset goes in two halves, of which 64-bit kernels use the first.
-		n, _, errno := syscall.Syscall6(nr, uintptr(fd), uintptr(unsafe.Pointer(iov)), uintptr(k), uintptr(off), 0, uintptr(flags))
+		n, _, errno := syscall.Syscall6(nr, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(iov))), uintptr(k), uintptr(off), 0, uintptr(flags))
 		switch {
 		case errno == syscall.EINTR:
 			continue
@@ -211,22 +222,26 @@ func transfer(nr uintptr, fd int, iov *[iovMax]unix.Iovec, v [][]byte, want int,
 		}
 		done += int(n)
 		off += int64(n)
-		if done < want {
-			skip(&v, int(n))
-		}
+		skip += int(n)
 	}
 	return done, 0
 }
 
-// fillIovecs describes v, with neighbours in memory joined.
-func fillIovecs(iov *[iovMax]unix.Iovec, v [][]byte) (k int) {
+// fillIovecs describes up to n bytes of v after its first skip, which end in its
+// first element, with neighbours in memory joined.
+func fillIovecs(iov []unix.Iovec, v [][]byte, skip, n int) (k int) {
 	var end unsafe.Pointer
 	for _, b := range v {
+		if n == 0 {
+			break
+		}
+		b = b[skip:]
+		b = b[:min(len(b), n)]
 		p := unsafe.Pointer(unsafe.SliceData(b))
 		if k > 0 && p == end {
 			iov[k-1].Len += uint64(len(b))
 		} else {
-			if k == iovMax {
+			if k == len(iov) {
 				break
 			}
 			iov[k].Base, iov[k].Len = (*byte)(p), uint64(len(b))
@@ -234,6 +249,7 @@ func fillIovecs(iov *[iovMax]unix.Iovec, v [][]byte) (k int) {
 		}
 		// SAFETY: only compared, never followed.
 		end = unsafe.Add(p, len(b))
+		skip, n = 0, n-len(b)
 	}
 	return k
 }

@@ -2,15 +2,9 @@ package fs
 
 import (
 	"sync"
-	"time"
 
 	"github.com/anthropics/boxlite/pkg/virtio"
 	"github.com/anthropics/boxlite/pkg/virtio/queue"
-)
-
-const (
-	batch   = 16                     // requests that may share one interrupt
-	patient = 200 * time.Microsecond // a request that takes longer does not keep finished ones waiting
 )
 
 // worker serves one queue on a goroutine of its own.
@@ -23,6 +17,7 @@ type worker struct {
 	queue *queue.Queue
 	irq   virtio.Interrupter
 	chain queue.Chain
+	batch virtio.Batch
 	scratch
 
 	mu   sync.Mutex
@@ -51,7 +46,7 @@ func (w *worker) drain() error {
 	if err := w.pushLate(); err != nil {
 		return err
 	}
-	since, finished := time.Now(), 0
+	w.batch.Start()
 	for !w.dev.stop.Load() {
 		ok, err := w.queue.Pop(&w.chain)
 		if !ok {
@@ -65,11 +60,7 @@ func (w *worker) drain() error {
 		if err := w.queue.Push(head, n); err != nil {
 			return err
 		}
-		finished++
-		if now := time.Now(); finished == batch || now.Sub(since) > patient {
-			w.signal()
-			since, finished = now, 0
-		}
+		w.batch.Done(w.signal)
 	}
 	return nil
 }

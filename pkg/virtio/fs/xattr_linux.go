@@ -107,9 +107,8 @@ func (w *worker) setxattr(a *args, c *queue.Chain) ([]byte, syscall.Errno) {
 	if uint64(off)+uint64(size) > uint64(w.h.len()) {
 		return nil, syscall.EINVAL
 	}
-	w.vector(c.Readable, off, int(size))
 	value := w.buffer(int(size))
-	queue.Gather(value, w.data)
+	queue.GatherAt(value, c.Readable, off)
 	if isACL(name) {
 		return nil, w.setACL(name, value, more&setxattrACLKillSGID != 0)
 	}

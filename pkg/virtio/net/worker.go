@@ -31,12 +31,14 @@ func (p *pair) run() {
 	// in half the time, because no other thread has to take it over.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	var turn virtio.Turn
 	for !p.dev.stop.Load() {
 		more, err := p.serve()
 		if err != nil {
 			p.dev.fail(p.dev.irq, err)
 			return
 		}
+		turn.Take()
 		if !p.wait(!more) {
 			return
 		}
