@@ -35,7 +35,8 @@ type VM interface {
 	// NewVCPU creates vCPU id, 0 being the one that boots. It must be called on
 	// the locked OS thread that will call Run.
 	NewVCPU(id int) (VCPU, error)
-	// SetIRQ drives an interrupt line: the GSI of the IOAPIC on x86, the SPI on arm64.
+	// SetIRQ drives an interrupt line: the GSI of the IOAPIC on x86, the SPI on
+	// arm64. It neither waits nor allocates.
 	SetIRQ(line uint32, level bool) error
 	// Close frees the VM. All vCPUs must be closed before.
 	Close() error
@@ -120,17 +121,20 @@ type ARM64Entry struct {
 
 // The abilities below are optional. The machine looks for them once, by type.
 
-// IRQEventer raises interrupts from an eventfd without a call into the VMM.
-type IRQEventer interface {
-	// RegisterIRQEvent pulses the line whenever fd is written (KVM API §4.75).
-	RegisterIRQEvent(fd int, line uint32) error
-}
-
 // IOEventer turns guest writes into eventfd signals without an exit to the VMM.
 type IOEventer interface {
 	// RegisterIOEvent signals fd when the guest writes the 32-bit value at an
 	// MMIO address (KVM API §4.59). The write then causes no exit.
 	RegisterIOEvent(fd int, at guestmem.GPA, value uint32) error
+}
+
+// ReadOnlyMapper shows the guest memory that only the host writes.
+type ReadOnlyMapper interface {
+	// MapReadOnly makes a region visible as Map does, until Unmap or Close, and with
+	// the same rules. The guest reads it without an exit; a write does not change it
+	// and is an ExitMMIO, or the signal that RegisterIOEvent asked for at that address
+	// (KVM API §4.35, KVM_MEM_READONLY).
+	MapReadOnly(guestmem.Region) error
 }
 
 // RegisterDumper describes a stopped vCPU for a crash report.

@@ -20,7 +20,6 @@ var (
 	cmdCreateVCPU          = cmd{0xae41, "KVM_CREATE_VCPU"}
 	cmdSetUserMemoryRegion = cmd{0x4020ae46, "KVM_SET_USER_MEMORY_REGION"}
 	cmdIRQLine             = cmd{0x4008ae61, "KVM_IRQ_LINE"}
-	cmdIRQFD               = cmd{0x4020ae76, "KVM_IRQFD"}
 	cmdIOEventFD           = cmd{0x4040ae79, "KVM_IOEVENTFD"}
 	cmdEnableCap           = cmd{0x4068aea3, "KVM_ENABLE_CAP"}
 )
@@ -39,13 +38,13 @@ const (
 	capExtCPUID         = 7
 	capNRMemslots       = 10
 	capMPState          = 14
-	capIRQFD            = 32
 	capIOEventFD        = 36
 	capSetIdentityMap   = 37 // KVM_CAP_SET_IDENTITY_MAP_ADDR
 	capVCPUEvents       = 41
 	capGetTSCKHz        = 61
 	capMaxVCPUs         = 66
 	capTSCDeadlineTimer = 72
+	capReadonlyMem      = 81
 	capImmediateExit    = 136
 	capPMUCapability    = 212
 )
@@ -102,17 +101,11 @@ type userspaceMemoryRegion struct { // kvm_userspace_memory_region
 	UserspaceAddr uint64
 }
 
+const memReadonly = 2 // KVM_MEM_READONLY
+
 type irqLevel struct { // kvm_irq_level
 	IRQ   uint32
 	Level uint32
-}
-
-type irqfd struct { // kvm_irqfd
-	FD         uint32
-	GSI        uint32
-	Flags      uint32
-	ResampleFD uint32
-	_          [16]byte
 }
 
 type ioeventfd struct { // kvm_ioeventfd

@@ -36,7 +36,7 @@ func TestABINumbers(t *testing.T) {
 	h := kernelHeaders(t)
 	for _, c := range []cmd{
 		cmdGetAPIVersion, cmdCreateVM, cmdCheckExtension, cmdGetVCPUMmapSize,
-		cmdCreateVCPU, cmdSetUserMemoryRegion, cmdIRQLine, cmdIRQFD, cmdIOEventFD, cmdEnableCap,
+		cmdCreateVCPU, cmdSetUserMemoryRegion, cmdIRQLine, cmdIOEventFD, cmdEnableCap,
 		cmdRun, cmdSetSignalMask, cmdGetSupportedCPUID,
 		cmdSetTSSAddr, cmdSetIdentityMapAddr, cmdCreateIRQChip, cmdCreatePIT2, cmdGetClock,
 		cmdGetRegs, cmdSetRegs, cmdGetSregs, cmdSetSregs, cmdGetMSRs, cmdSetMSRs, cmdSetFPU,
@@ -54,13 +54,13 @@ func TestABINumbers(t *testing.T) {
 		"KVM_CAP_EXT_CPUID":               capExtCPUID,
 		"KVM_CAP_NR_MEMSLOTS":             capNRMemslots,
 		"KVM_CAP_MP_STATE":                capMPState,
-		"KVM_CAP_IRQFD":                   capIRQFD,
 		"KVM_CAP_IOEVENTFD":               capIOEventFD,
 		"KVM_CAP_SET_IDENTITY_MAP_ADDR":   capSetIdentityMap,
 		"KVM_CAP_VCPU_EVENTS":             capVCPUEvents,
 		"KVM_CAP_GET_TSC_KHZ":             capGetTSCKHz,
 		"KVM_CAP_MAX_VCPUS":               capMaxVCPUs,
 		"KVM_CAP_TSC_DEADLINE_TIMER":      capTSCDeadlineTimer,
+		"KVM_CAP_READONLY_MEM":            capReadonlyMem,
 		"KVM_CAP_IMMEDIATE_EXIT":          capImmediateExit,
 		"KVM_CAP_PMU_CAPABILITY":          capPMUCapability,
 		"KVM_EXIT_UNKNOWN":                exitUnknown,
@@ -75,6 +75,7 @@ func TestABINumbers(t *testing.T) {
 		"KVM_SYSTEM_EVENT_SHUTDOWN":       systemEventShutdown,
 		"KVM_SYSTEM_EVENT_RESET":          systemEventReset,
 		"KVM_IOEVENTFD_FLAG_DATAMATCH":    ioeventfdDataMatch,
+		"KVM_MEM_READONLY":                memReadonly,
 		"KVM_PIT_SPEAKER_DUMMY":           pitSpeakerDummy,
 		"KVM_MP_STATE_RUNNABLE":           mpStateRunnable,
 		"KVM_PMU_CAP_DISABLE":             pmuCapDisable,
@@ -98,7 +99,6 @@ func TestABIStructures(t *testing.T) {
 	}{
 		{c: "kvm_userspace_memory_region", goVal: userspaceMemoryRegion{}},
 		{c: "kvm_irq_level", goVal: irqLevel{}},
-		{c: "kvm_irqfd", goVal: irqfd{}},
 		{c: "kvm_ioeventfd", goVal: ioeventfd{}},
 		{c: "kvm_enable_cap", goVal: enableCap{}},
 		{c: "kvm_signal_mask", goVal: signalMask{}, array: "sigset", names: map[string]string{"set": "sigset"}},
@@ -189,7 +189,7 @@ func TestABISizes(t *testing.T) {
 		size uintptr
 	}{
 		{cmdSetUserMemoryRegion, sizeOf(userspaceMemoryRegion{})}, {cmdIRQLine, sizeOf(irqLevel{})},
-		{cmdIRQFD, sizeOf(irqfd{})}, {cmdIOEventFD, sizeOf(ioeventfd{})},
+		{cmdIOEventFD, sizeOf(ioeventfd{})},
 		{cmdEnableCap, sizeOf(enableCap{})}, {cmdSetSignalMask, offsetOf(signalMask{}, "Set")},
 		{cmdSetIdentityMapAddr, 8}, {cmdCreatePIT2, sizeOf(pitConfig{})}, {cmdGetClock, sizeOf(clockData{})},
 		{cmdGetRegs, sizeOf(regs{})}, {cmdSetRegs, sizeOf(regs{})},

@@ -32,6 +32,17 @@ func ioctlPtr[T any](fd int, c cmd, arg *T) (int, error) {
 	}
 }
 
+// ioctlBrief is ioctlPtr for what never waits, so that the scheduler need not hear
+// of it: that costs as much as the call.
+func ioctlBrief[T any](fd int, c cmd, arg *T) error {
+	// SAFETY: as in ioctlPtr.
+	_, _, e := unix.RawSyscall(unix.SYS_IOCTL, uintptr(fd), c.nr, uintptr(unsafe.Pointer(arg)))
+	if e == 0 {
+		return nil
+	}
+	return os.NewSyscallError(c.name, e)
+}
+
 // ioctlInt passes a number and returns what the kernel answers.
 func ioctlInt(fd int, c cmd, arg uintptr) (int, error) {
 	for {

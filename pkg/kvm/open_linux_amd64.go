@@ -15,11 +15,11 @@ var requiredCaps = []namedCap{
 	{capSetTSSAddr, "KVM_CAP_SET_TSS_ADDR"},
 	{capExtCPUID, "KVM_CAP_EXT_CPUID"},
 	{capMPState, "KVM_CAP_MP_STATE"},
-	{capIRQFD, "KVM_CAP_IRQFD"},
 	{capIOEventFD, "KVM_CAP_IOEVENTFD"},
 	{capSetIdentityMap, "KVM_CAP_SET_IDENTITY_MAP_ADDR"},
 	{capVCPUEvents, "KVM_CAP_VCPU_EVENTS"},
 	{capGetTSCKHz, "KVM_CAP_GET_TSC_KHZ"},
+	{capReadonlyMem, "KVM_CAP_READONLY_MEM"},
 	{capImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"},
 }
 

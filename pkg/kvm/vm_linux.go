@@ -5,7 +5,6 @@ package kvm
 import (
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"sync"
 
@@ -15,7 +14,8 @@ import (
 	"github.com/anthropics/boxlite/pkg/hv"
 )
 
-// vm is one KVM virtual machine. It also implements hv.IRQEventer and hv.IOEventer.
+// vm is one KVM virtual machine. It also implements hv.IOEventer and
+// hv.ReadOnlyMapper.
 type vm struct {
 	fd   int // -1 when closed; set by NewVM, cleared by Close
 	sys  *system
@@ -65,7 +65,12 @@ func (s *system) NewVM(c hv.Config) (_ hv.VM, err error) {
 }
 
 // Map implements [hv.VM] (KVM API §4.35).
-func (v *vm) Map(r guestmem.Region) error {
+func (v *vm) Map(r guestmem.Region) error { return v.mapRegion(r, 0) }
+
+// MapReadOnly implements [hv.ReadOnlyMapper].
+func (v *vm) MapReadOnly(r guestmem.Region) error { return v.mapRegion(r, memReadonly) }
+
+func (v *vm) mapRegion(r guestmem.Region, flags uint32) error {
 	size := uint64(len(r.Bytes))
 	if size == 0 || uint64(r.Base)+size-1 < uint64(r.Base) {
 		return fmt.Errorf("kvm: map %d bytes at %v: not a range of guest memory", size, r.Base)
@@ -85,7 +90,10 @@ func (v *vm) Map(r guestmem.Region) error {
 		free = len(v.slots)
 		v.slots = append(v.slots, slot{})
 	}
-	if err := v.setSlot(free, r.Base, size, hostAddress(r.Bytes)); err != nil {
+	err := v.setSlot(userspaceMemoryRegion{
+		Slot: uint32(free), Flags: flags, GuestPhysAddr: uint64(r.Base), MemorySize: size, UserspaceAddr: hostAddress(r.Bytes),
+	})
+	if err != nil {
 		return fmt.Errorf("kvm: map %d bytes at %v: %w", size, r.Base, err)
 	}
 	v.slots[free] = slot{r.Base, size}
@@ -100,21 +108,20 @@ func (v *vm) Unmap(at guestmem.GPA) error {
 	if i < 0 {
 		return fmt.Errorf("kvm: unmap %v: no region begins there: %w", at, unix.ENOENT)
 	}
-	if err := v.setSlot(i, at, 0, 0); err != nil {
+	if err := v.setSlot(userspaceMemoryRegion{Slot: uint32(i), GuestPhysAddr: uint64(at)}); err != nil {
 		return fmt.Errorf("kvm: unmap %v: %w", at, err)
 	}
 	v.slots[i] = slot{}
 	return nil
 }
 
-func (v *vm) setSlot(i int, base guestmem.GPA, size, host uint64) error {
-	_, err := ioctlPtr(v.fd, cmdSetUserMemoryRegion, &userspaceMemoryRegion{
-		Slot: uint32(i), GuestPhysAddr: uint64(base), MemorySize: size, UserspaceAddr: host,
-	})
+func (v *vm) setSlot(r userspaceMemoryRegion) error {
+	_, err := ioctlPtr(v.fd, cmdSetUserMemoryRegion, &r)
 	return err
 }
 
-// SetIRQ implements [hv.VM] (KVM API §4.25).
+// SetIRQ implements [hv.VM] (KVM API §4.25). Against an irqfd (§4.75) it spares the
+// host a switch to a kernel thread, which alone may set a pin of the IOAPIC for one.
 func (v *vm) SetIRQ(line uint32, level bool) error {
 	if line >= archIRQLines { // KVM would say nothing
 		return fmt.Errorf("kvm: set IRQ %d: VM has lines 0 to %d: %w", line, archIRQLines-1, unix.EINVAL)
@@ -123,22 +130,8 @@ func (v *vm) SetIRQ(line uint32, level bool) error {
 	if level {
 		l.Level = 1
 	}
-	if _, err := ioctlPtr(v.fd, cmdIRQLine, &l); err != nil {
+	if err := ioctlBrief(v.fd, cmdIRQLine, &l); err != nil {
 		return fmt.Errorf("kvm: set IRQ %d: %w", line, err)
-	}
-	return nil
-}
-
-// RegisterIRQEvent implements [hv.IRQEventer] (KVM API §4.75).
-func (v *vm) RegisterIRQEvent(fd int, line uint32) error {
-	if line >= archIRQLines { // likewise
-		return fmt.Errorf("kvm: event %d for IRQ %d: VM has lines 0 to %d: %w", fd, line, archIRQLines-1, unix.EINVAL)
-	}
-	if fd < 0 {
-		return fmt.Errorf("kvm: event %d for IRQ %d: %w", fd, line, os.NewSyscallError(cmdIRQFD.name, unix.EBADF))
-	}
-	if _, err := ioctlPtr(v.fd, cmdIRQFD, &irqfd{FD: uint32(fd), GSI: line}); err != nil {
-		return fmt.Errorf("kvm: event %d for IRQ %d: %w", fd, line, err)
 	}
 	return nil
 }

@@ -1,51 +1,58 @@
 package machine
 
-import "github.com/anthropics/boxlite/pkg/hv"
+import (
+	"runtime"
+	"sync/atomic"
 
-// irqLine is the interrupt of one device, raised as an edge: through an eventfd
-// where the hypervisor takes one, else by two calls.
+	"github.com/anthropics/boxlite/pkg/hv"
+)
+
+// irqLine is an interrupt line, raised as an edge, of one device or several.
 type irqLine struct {
-	vm   hv.VM
-	gsi  uint32
-	line eventLine
+	vm    hv.VM
+	gsi   uint32
+	asked atomic.Uint32 // edges asked for and not given yet
 }
 
-// irqLine returns the line of a GSI. Devices that share a line share its
-// eventfd: with one each, an edge could drown in the pulse of the other.
-func (m *Machine) irqLine(gsi uint32) (*irqLine, error) {
-	if l := m.irqs[gsi]; l != nil {
-		return l, nil
+// irqLine returns the line of a GSI.
+func (m *Machine) irqLine(gsi uint32) *irqLine {
+	if m.irqs[gsi] == nil {
+		m.irqs[gsi] = &irqLine{vm: m.vm, gsi: gsi}
 	}
-	l, err := newIRQLine(m.vm, gsi)
-	if err == nil {
-		m.irqs[gsi] = l
-	}
-	return l, err
+	return m.irqs[gsi]
 }
 
-func newIRQLine(vm hv.VM, gsi uint32) (*irqLine, error) {
-	l := &irqLine{vm: vm, gsi: gsi, line: eventLine{fd: -1}}
-	if r, ok := vm.(hv.IRQEventer); ok {
-		if err := l.line.open(); err != nil {
-			return nil, err
-		}
-		if err := r.RegisterIRQEvent(l.line.fd, gsi); err != nil {
-			l.line.close()
-			return nil, err
-		}
-	}
-	return l, nil
-}
+// spree is how many edges one caller gives at most: a guest that keeps many queues
+// busy could have it give those of all others for ever.
+const spree = 64
 
-// pulse may be called from any goroutine.
+// pulse raises an edge that begins after the call did. Any goroutine may call it.
+// Two pulses at once could be one edge, which the guest may have answered before
+// the second caller's work was there to see. So one caller gives all edges, one
+// for as many callers as asked while it gave the last, and the others do not wait.
 func (l *irqLine) pulse() {
-	if l.line.fd >= 0 {
-		l.line.signal()
-		return
+	if l.asked.Add(1) == 1 {
+		l.give(1)
 	}
-	// Errors mean a VM that is going away; there is nobody left to interrupt.
-	_ = l.vm.SetIRQ(l.gsi, true)
-	_ = l.vm.SetIRQ(l.gsi, false)
 }
 
-func (l *irqLine) close() error { return l.line.close() }
+// give raises edges until none is asked for; n are when it is called.
+func (l *irqLine) give(n uint32) {
+	for i := 0; n != 0; i++ {
+		if i == spree {
+			go l.give(n)
+			return
+		}
+		// Errors mean a VM that is going away; there is nobody left to interrupt.
+		_ = l.vm.SetIRQ(l.gsi, true)
+		_ = l.vm.SetIRQ(l.gsi, false)
+		n = l.asked.Add(-n)
+	}
+}
+
+// settle returns when all edges are given. Nobody may ask for more.
+func (l *irqLine) settle() {
+	for l.asked.Load() != 0 {
+		runtime.Gosched()
+	}
+}

@@ -68,9 +68,12 @@ type Machine struct {
 	bus   bus
 	slots []*slot
 	irqs  map[uint32]*irqLine // by GSI
+	acks  *virtio.Doorbell    // takes acknowledgements that nobody needs
 	uart  *serial.UART
 	cpus  []*cpu
 	entry x86.Entry
+
+	registers *guestmem.Memory // of all devices, as the guest reads them; nil where it cannot
 
 	ran     bool
 	stop    atomic.Bool
@@ -107,6 +110,9 @@ func New(cfg Config) (_ *Machine, err error) {
 	}
 	m.bus.init(cfg.Log)
 	if err = m.addSerial(cfg.Serial); err != nil {
+		return nil, err
+	}
+	if err = m.addRegisters(len(cfg.Devices)); err != nil {
 		return nil, err
 	}
 	for _, d := range cfg.Devices {
@@ -218,7 +224,7 @@ func (m *Machine) Close() error {
 			errs = append(errs, s.transport.Close())
 		}
 		for _, l := range m.irqs {
-			errs = append(errs, l.close())
+			l.settle()
 		}
 		if m.uart != nil {
 			errs = append(errs, m.uart.Close())
@@ -226,8 +232,14 @@ func (m *Machine) Close() error {
 		if m.vm != nil {
 			errs = append(errs, m.vm.Close())
 		}
+		if m.acks != nil {
+			errs = append(errs, m.acks.Close())
+		}
 		if m.mem != nil {
 			errs = append(errs, m.mem.Close())
+		}
+		if m.registers != nil {
+			errs = append(errs, m.registers.Close())
 		}
 		if m.hyp != nil {
 			errs = append(errs, m.hyp.Close())

@@ -50,7 +50,7 @@ const ( // §6; bits below 24 belong to the device type
 func (f Features) Has(bits Features) bool { return f&bits == bits }
 
 // Device is one virtio device, without its transport. The transport calls
-// ReadConfig, WriteConfig and Notify on vCPU threads, and Activate and Reset
+// WriteConfig and Notify on vCPU threads, ReadConfig on any, and Activate and Reset
 // one at a time; whatever the guest does has a defined answer.
 type Device interface {
 	ID() DeviceID
@@ -58,10 +58,11 @@ type Device interface {
 	Features() Features
 	// QueueSizes returns the largest size of each queue (§2.6), powers of two.
 	QueueSizes() []uint16
-	// ReadConfig fills p from the device configuration space at off (§2.5);
-	// bytes beyond its end read as zero.
-	ReadConfig(p []byte, off uint32)
-	// WriteConfig stores p there; what is read-only or beyond the end is ignored.
+	// ReadConfig copies the device configuration space (§2.5) to the start of p, which
+	// is zero and longer than that of any device type: 256 bytes. The transport may
+	// hold locks of its own meanwhile, so the device calls nothing of it.
+	ReadConfig(p []byte)
+	// WriteConfig stores p in it at off; what is read-only or beyond the end is ignored.
 	WriteConfig(p []byte, off uint32)
 	// Activate starts the device at DRIVER_OK (§3.1.1).
 	Activate(Activation) error
@@ -86,7 +87,9 @@ type Activation struct {
 type Interrupter interface {
 	// Used says that buffers of queue q were used and the driver wants to know.
 	Used(q int)
-	// ConfigChanged says that the configuration space changed (§2.3).
+	// ConfigChanged says that the configuration space changed (§2.3). It calls
+	// ReadConfig, so the caller must hold no lock that this takes. A driver can see a
+	// change of more than an aligned 32-bit word in part until its interrupt comes.
 	ConfigChanged()
 	// NeedsReset reports a driver error: the transport sets DEVICE_NEEDS_RESET
 	// (§2.1), counts it, and logs the first ones. The device stops using the queue.

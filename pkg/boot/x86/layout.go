@@ -99,8 +99,9 @@ const VirtioLines = len(virtioLines)
 // Virtio returns address and interrupt of virtio-mmio device n, from 0 to
 // MaxVirtio-1. From VirtioLines on, devices share the lines of the first ones,
 // which Linux supports (drivers/virtio/virtio_mmio.c requests IRQF_SHARED). The
-// lines are edge-triggered: devices that share one must share one irqfd, or an
-// edge of one can drown in the pulse of the other and the guest waits forever.
+// lines are edge-triggered: devices that share one must not pulse it at the same
+// time, or an edge of one can drown in the pulse of the other and the guest waits
+// forever.
 func Virtio(n int) (boot.Device, error) {
 	if n < 0 || n >= MaxVirtio {
 		return boot.Device{}, fmt.Errorf("boot/x86: virtio device %d of at most %d", n, MaxVirtio)

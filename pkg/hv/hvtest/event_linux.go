@@ -2,7 +2,6 @@ package hvtest
 
 import (
 	"errors"
-	"os"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -20,13 +19,6 @@ func newEvent(t *testing.T) event {
 }
 
 func (e event) fd() int { return int(e) }
-
-func (e event) signal() error {
-	var p [8]byte
-	le.PutUint64(p[:], 1)
-	_, err := unix.Write(int(e), p[:])
-	return os.NewSyscallError("write", err)
-}
 
 // count takes what was signalled since the last count.
 func (e event) count(t *testing.T) uint64 {

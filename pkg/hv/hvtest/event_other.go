@@ -2,14 +2,9 @@
 
 package hvtest
 
-import (
-	"testing"
+import "testing"
 
-	"github.com/anthropics/boxlite/pkg/hv"
-)
-
-// event does not exist here: backends without eventfds implement neither
-// hv.IRQEventer nor hv.IOEventer.
+// event does not exist here: backends without eventfds do not implement hv.IOEventer.
 type event struct{}
 
 func newEvent(t *testing.T) event {
@@ -18,5 +13,4 @@ func newEvent(t *testing.T) event {
 }
 
 func (event) fd() int                 { return -1 }
-func (event) signal() error           { return hv.ErrUnsupported }
 func (event) count(*testing.T) uint64 { return 0 }

@@ -110,24 +110,6 @@ func testIRQByPIC(t *testing.T, s *suite) {
 	}
 }
 
-func testIRQEvent(t *testing.T, s *suite) {
-	m := startIRQ(t, s, x86IRQ, x86IRQHandler, 0)
-	e, ok := m.vm.(hv.IRQEventer)
-	if !ok {
-		return // optional; nil means SetIRQ
-	}
-	ev := newEvent(t)
-	require.NoError(t, e.RegisterIRQEvent(ev.fd(), irqLine))
-	for range 20 {
-		wait := later(t, ev.signal)
-		m.wantOut(deviceByte, 1, irqVector)
-		wait()
-		m.wantQuiet()
-	}
-	require.Error(t, e.RegisterIRQEvent(-1, irqLine))
-	require.Error(t, e.RegisterIRQEvent(1<<30, irqLine))
-}
-
 func testIOEvent(t *testing.T, s *suite) {
 	m := newMachine(t, s, 1)
 	e, ok := m.vm.(hv.IOEventer)

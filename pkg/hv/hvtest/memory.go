@@ -1,6 +1,7 @@
 package hvtest
 
 import (
+	"bytes"
 	"runtime"
 	"sync"
 	"testing"
@@ -66,6 +67,79 @@ func testMapUnmap(t *testing.T, s *suite) {
 	}
 }
 
+// mapReadOnly maps a page of the host's at 0xd0000000, or returns nil where the
+// backend cannot. The second result ends VM and page.
+func mapReadOnly(t *testing.T, m *machine) ([]byte, func()) {
+	t.Helper()
+	vm, ok := m.vm.(hv.ReadOnlyMapper)
+	if !ok {
+		return nil, nil // optional; nil means that reads are exits
+	}
+	page, err := guestmem.New(guestmem.Range{Base: 0xd000_0000, Size: guestmem.PageSize})
+	require.NoError(t, err)
+	r := page.Regions()[0]
+	require.NoError(t, vm.MapReadOnly(r))
+	require.Error(t, vm.MapReadOnly(r), "twice")
+	require.Error(t, m.vm.Map(r), "over it")
+	return r.Bytes, func() {
+		require.NoError(t, m.cpu.Close())
+		require.NoError(t, m.vm.Close())
+		require.NoError(t, page.Close())
+	}
+}
+
+// testMapReadOnly runs the guest of testMMIO over a page of memory: its writes are
+// the same exits and change nothing, its reads are none.
+func testMapReadOnly(t *testing.T, s *suite) {
+	m := newMachine(t, s, 1)
+	page, end := mapReadOnly(t, m)
+	if page == nil {
+		return
+	}
+	defer end()
+	for i := range page {
+		page[i] = byte(i)
+	}
+	before := bytes.Clone(page)
+	m.start64(x86MMIO, hv.X86Entry{})
+	m.wantMMIOWrites(0xd000_0000)
+	for _, want := range []uint64{0x10, 0x1312, 0x17161514, 0x1b1a1918, 0x1f1e1d1c, 0x20, 0x2322} {
+		m.wantOut(portSplit, 4, want)
+	}
+	m.wantAccess(hv.ExitMMIO, true, 0xd000_0024, 4)
+	require.Equal(t, before, page)
+
+	m.start32(x86Load, 0xd000_0010)
+	m.wantOut(0x80, 4, 0x13121110)
+	le.PutUint32(page[0x10:], 0xabcdef) // the guest sees what the host writes
+	m.wantOut(0x80, 4, 0xabcdef)
+	require.NoError(t, m.vm.Unmap(0xd000_0000))
+	m.wantAccess(hv.ExitMMIO, false, 0xd000_0010, 4)
+}
+
+// testMapReadOnlyIOEvent rings doorbells that lie in such a page.
+func testMapReadOnlyIOEvent(t *testing.T, s *suite) {
+	m := newMachine(t, s, 1)
+	e, ok := m.vm.(hv.IOEventer)
+	page, end := mapReadOnly(t, m)
+	if !ok || page == nil {
+		return
+	}
+	defer end()
+	one := newEvent(t)
+	require.NoError(t, e.RegisterIOEvent(one.fd(), doorbell, 1))
+	m.start32(x86Doorbell, 0)
+	m.wantAccess(hv.ExitPIO, true, deviceByte, 1)
+	m.wantAccess(hv.ExitMMIO, true, doorbell, 4)
+	require.EqualValues(t, 2, m.value())
+	m.wantAccess(hv.ExitPIO, true, deviceByte, 1)
+	m.wantAccess(hv.ExitPIO, true, deviceByte, 1)
+	require.EqualValues(t, 2, one.count(t))
+	m.wantAccess(hv.ExitMMIO, true, doorbell, 4)
+	require.EqualValues(t, 3, m.value())
+	require.Equal(t, make([]byte, len(page)), page)
+}
+
 func testAllocations(t *testing.T, s *suite) {
 	m := newMachine(t, s, 1)
 	m.start32(x86PortLoop, 0)
@@ -91,6 +165,13 @@ func testAllocations(t *testing.T, s *suite) {
 		}
 	})
 	require.Zero(t, n, "allocations per kick")
+
+	n = testing.AllocsPerRun(200, func() {
+		if m.vm.SetIRQ(irqLine, true) != nil || m.vm.SetIRQ(irqLine, false) != nil {
+			t.Fatal("the line cannot be set")
+		}
+	})
+	require.Zero(t, n, "allocations per interrupt")
 }
 
 // testTwoVMs runs two guests at the same addresses at the same time.

@@ -18,6 +18,8 @@ var x86Tests = []test{
 	{"MMIO", testMMIO},
 	{"Straddle", testStraddle},
 	{"MapUnmap", testMapUnmap},
+	{"MapReadOnly", testMapReadOnly},
+	{"MapReadOnlyIOEvent", testMapReadOnlyIOEvent},
 	{"Halt", testHalt},
 	{"Shutdown", testShutdown},
 	{"RunDoesNotAllocate", testAllocations},
@@ -25,7 +27,6 @@ var x86Tests = []test{
 	{"IRQEdge", testIRQEdge},
 	{"IRQLevel", testIRQLevel},
 	{"IRQByPIC", testIRQByPIC},
-	{"IRQEvent", testIRQEvent},
 	{"IOEvent", testIOEvent},
 	{"StartCPUs", testStartCPUs},
 }
@@ -136,14 +137,7 @@ func testMMIO(t *testing.T, s *suite) {
 	const base = 0xd000_0000
 	m := newMachine(t, s, 1)
 	m.start64(x86MMIO, hv.X86Entry{})
-	for _, w := range []struct {
-		off   uint64
-		width int
-		value uint64
-	}{{0, 1, 0x11}, {2, 2, 0x2211}, {4, 4, 0x44332211}, {8, 8, 0x8877665544332211}} {
-		m.wantAccess(hv.ExitMMIO, true, base+w.off, w.width)
-		require.Equal(t, w.value, m.value())
-	}
+	m.wantMMIOWrites(base)
 	for _, r := range []struct {
 		off   uint64
 		width int
@@ -164,6 +158,19 @@ func testMMIO(t *testing.T, s *suite) {
 	}
 	m.wantAccess(hv.ExitMMIO, true, base+0x24, 4)
 	require.EqualValues(t, 0x01020304, m.value())
+}
+
+// wantMMIOWrites runs through the first half of x86MMIO.
+func (m *machine) wantMMIOWrites(base uint64) {
+	m.t.Helper()
+	for _, w := range []struct {
+		off   uint64
+		width int
+		value uint64
+	}{{0, 1, 0x11}, {2, 2, 0x2211}, {4, 4, 0x44332211}, {8, 8, 0x8877665544332211}} {
+		m.wantAccess(hv.ExitMMIO, true, base+w.off, w.width)
+		require.Equal(m.t, w.value, m.value())
+	}
 }
 
 // testStraddle: devices only ever see whole accesses of 1, 2, 4 or 8 bytes,

@@ -80,12 +80,7 @@ func (d *Device) buildConfig() (c [configSize]byte) {
 }
 
 // ReadConfig implements [virtio.Device].
-func (d *Device) ReadConfig(p []byte, off uint32) {
-	clear(p)
-	if off < configSize {
-		copy(p, d.config[off:])
-	}
-}
+func (d *Device) ReadConfig(p []byte) { copy(p, d.config[:]) }
 
 // WriteConfig implements [virtio.Device]. All fields are read-only, because the
 // cache mode cannot be changed (VIRTIO_BLK_F_CONFIG_WCE is not offered).

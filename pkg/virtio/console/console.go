@@ -96,14 +96,11 @@ func (d *Device) Write(p []byte) (int, error) { return d.in.write(p, d.bell.Ring
 // Resize tells the guest the size of the terminal. Any goroutine may call it.
 func (d *Device) Resize(cols, rows uint16) {
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.cols == cols && d.rows == rows {
-		return
-	}
+	changed, irq := d.cols != cols || d.rows != rows, d.irq
 	d.cols, d.rows = cols, rows
-	// Under mu, so that ReadConfig cannot show the new size with the old generation.
-	if d.irq != nil {
-		d.irq.ConfigChanged()
+	d.mu.Unlock()
+	if changed && irq != nil {
+		irq.ConfigChanged()
 	}
 }
 
@@ -123,17 +120,12 @@ func (d *Device) QueueSizes() []uint16 { return []uint16{queueSize, queueSize} }
 func (d *Device) QueueEvents() []int { return []int{d.bell.FD(), d.bell.FD()} }
 
 // ReadConfig implements [virtio.Device].
-func (d *Device) ReadConfig(p []byte, off uint32) {
-	clear(p)
-	if off >= configSize {
-		return
-	}
+func (d *Device) ReadConfig(p []byte) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	var c [configSize]byte // max_nr_ports and emerg_wr belong to features not offered
-	binary.LittleEndian.PutUint16(c[cfgCols:], d.cols)
-	binary.LittleEndian.PutUint16(c[cfgRows:], d.rows)
-	copy(p, c[off:])
+	// max_nr_ports and emerg_wr belong to features not offered.
+	binary.LittleEndian.PutUint16(p[cfgCols:], d.cols)
+	binary.LittleEndian.PutUint16(p[cfgRows:], d.rows)
 }
 
 // WriteConfig implements [virtio.Device]. All fields are read-only.

@@ -91,12 +91,7 @@ func (d *Device) QueueSizes() []uint16 {
 }
 
 // ReadConfig implements [virtio.Device].
-func (d *Device) ReadConfig(p []byte, off uint32) {
-	clear(p)
-	if off < configSize {
-		copy(p, d.config[off:])
-	}
-}
+func (d *Device) ReadConfig(p []byte) { copy(p, d.config[:]) }
 
 // WriteConfig implements [virtio.Device]. All fields are read-only (§5.11.4).
 func (d *Device) WriteConfig([]byte, uint32) {}

@@ -2,6 +2,11 @@
 // register window through which a driver finds, starts, notifies and resets one
 // device.
 //
+// What a driver may read stands in a page of memory ([Config.Page]), the device's
+// configuration as of the driver's last step or the device's last word on it. Where
+// the hypervisor can show that page to the guest, reads cost no exit, and those of a
+// wrong width are answered and not counted; everywhere else ReadMMIO looks into it.
+//
 // Whatever the guest does has a defined answer, so the register methods return
 // no errors: a breach of the specification is ignored or sets DEVICE_NEEDS_RESET
 // (§2.1), is counted, and is logged at a bounded rate.
@@ -27,6 +32,10 @@ const ring = virtio.FeatureVersion1 | virtio.FeatureIndirectDesc | virtio.Featur
 
 // Config is how a transport reaches the rest of the machine.
 type Config struct {
+	// Page is where the registers stand: Size bytes, zero, aligned to 4, that
+	// nobody else writes. The guest may be let read it. nil means memory of the
+	// transport's own.
+	Page []byte
 	// Interrupt pulses the device's edge-triggered interrupt line. Any
 	// goroutine may call it; it must not block. nil means no interrupts.
 	Interrupt func()
@@ -54,17 +63,21 @@ type Transport struct {
 	sizes   []uint16
 	events  []int // eventfd per queue, or -1
 
-	pending    atomic.Uint32 // InterruptStatus
-	generation atomic.Uint32 // ConfigGeneration
-	needsReset atomic.Bool   // DEVICE_NEEDS_RESET; apart from status, for goroutines that may not wait for mu
-	count      struct{ notifications, dropped, interrupts, driverErrors, hostErrors, resets atomic.Uint64 }
-	limits     [sites]virtio.LogLimit
+	page   page // InterruptStatus, ConfigGeneration and DEVICE_NEEDS_RESET are in no other place
+	count  struct{ notifications, dropped, interrupts, driverErrors, hostErrors, resets atomic.Uint64 }
+	limits [sites]virtio.LogLimit
+
+	// config is held while the device's configuration space is read and shown, so
+	// that an older one cannot be shown last, nor one of a stopped device. It comes
+	// after mu.
+	config sync.Mutex
 
 	// mu is held for writing while the device is started and stopped, and for
-	// reading during Notify, so that Reset excludes Notify. The [line] takes no
-	// lock: a device may use it in any of its methods.
+	// reading during Notify, so that Reset excludes Notify. The [line] does
+	// not take it: a device may use it in any of its methods, ConfigChanged but in
+	// ReadConfig.
 	mu        sync.RWMutex
-	status    virtio.Status // without DEVICE_NEEDS_RESET
+	status    virtio.Status // without DEVICE_NEEDS_RESET, which is set without mu
 	line      *line         // not nil while the device is active
 	stuck     bool          // closed, or the device could not be stopped: never start it again
 	devSel    uint32
@@ -81,6 +94,7 @@ func New(dev virtio.Device, mem *guestmem.Memory, cfg Config) *Transport {
 		dev: dev, mem: mem, cfg: cfg,
 		offered: dev.Features() | ring,
 		sizes:   dev.QueueSizes(),
+		page:    newPage(cfg.Page),
 	}
 	t.queueRegs = make([]queueRegs, len(t.sizes))
 	t.events = make([]int, len(t.sizes))
@@ -94,6 +108,7 @@ func New(dev virtio.Device, mem *guestmem.Memory, cfg Config) *Transport {
 			t.events[i] = events[i]
 		}
 	}
+	t.showConstants()
 	t.clear()
 	return t
 }
@@ -124,17 +139,11 @@ func (t *Transport) Close() error {
 // ReadMMIO is a read of len(p) bytes at an offset into the window, on any vCPU thread.
 func (t *Transport) ReadMMIO(off uint64, p []byte) {
 	clear(p)
-	if off >= regConfig {
-		if off < Size {
-			t.dev.ReadConfig(p, uint32(off-regConfig))
-		}
-		return
-	}
-	if len(p) != 4 || off%4 != 0 { // §4.2.2.2
+	if off < regConfig && (len(p) != 4 || off%4 != 0) { // §4.2.2.2
 		t.driverError(siteAccess, "4.2.2.2", "%d-byte read of register %#x", len(p), off)
 		return
 	}
-	binary.LittleEndian.PutUint32(p, t.readRegister(off))
+	t.page.read(p, off)
 }
 
 // WriteMMIO is a write of len(p) bytes at an offset into the window, on any vCPU thread.
@@ -142,6 +151,7 @@ func (t *Transport) WriteMMIO(off uint64, p []byte) {
 	if off >= regConfig {
 		if off < Size {
 			t.dev.WriteConfig(p, uint32(off-regConfig))
+			t.readConfig()
 		}
 		return
 	}
@@ -151,14 +161,15 @@ func (t *Transport) WriteMMIO(off uint64, p []byte) {
 	}
 	v := binary.LittleEndian.Uint32(p)
 	switch off {
-	case regQueueNotify:
+	case QueueNotify:
 		t.notify(v)
-	case regInterruptACK:
-		t.pending.And(^v)
+	case InterruptACK:
+		t.page.at(regInterrupt).And(^v)
 	default:
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		t.writeRegister(off, v)
+		t.showSelected()
 	}
 }
 
@@ -172,7 +183,7 @@ func (t *Transport) notify(v uint32) {
 		t.driverError(siteNotify, "4.2.2", "notification of queue %d of %d", v, len(t.sizes))
 		return
 	}
-	if t.line == nil || t.needsReset.Load() || t.queueRegs[v].queue == nil {
+	if t.line == nil || t.needsReset() || t.queueRegs[v].queue == nil {
 		t.count.dropped.Add(1)
 		return
 	}
@@ -185,7 +196,7 @@ func (t *Transport) notify(v uint32) {
 
 // activate starts the device at DRIVER_OK (§3.1.1 step 8). Preconditions: mu.
 func (t *Transport) activate() {
-	if t.stuck || t.needsReset.Load() {
+	if t.stuck || t.needsReset() {
 		return
 	}
 	a := virtio.Activation{Mem: t.mem, Features: t.features, Queues: make([]*queue.Queue, len(t.queueRegs))}
@@ -196,7 +207,7 @@ func (t *Transport) activate() {
 	a.IRQ = l
 	if err := t.dev.Activate(a); err != nil {
 		l.dead.Store(true)
-		t.needsReset.Store(true)
+		t.setNeedsReset()
 		_ = t.hostError("start", err)
 		return
 	}
@@ -216,7 +227,7 @@ func (t *Transport) reset() error {
 	if err != nil {
 		// It may still use its queues, so it is not handed others.
 		t.stuck = true
-		t.needsReset.Store(true)
+		t.setNeedsReset()
 		return t.hostError("stop", err)
 	}
 	return nil
@@ -226,11 +237,16 @@ func (t *Transport) reset() error {
 func (t *Transport) clear() {
 	t.status, t.features, t.tooMany = 0, 0, false
 	t.devSel, t.drvSel, t.queueSel = 0, 0, 0
-	t.pending.Store(0)
-	t.needsReset.Store(t.stuck)
 	for i := range t.queueRegs {
 		t.queueRegs[i] = queueRegs{size: uint32(t.sizes[i])}
 	}
+	t.page.at(regInterrupt).Store(0)
+	t.page.at(regStatus).Store(0)
+	if t.stuck {
+		t.setNeedsReset()
+	}
+	t.showSelected()
+	t.readConfig() // after a ConfigChanged under way; a later one finds its line dead
 }
 
 // line is the interrupter of one activation. It outlives a reset without effect.
@@ -240,11 +256,17 @@ type line struct {
 }
 
 // Used implements [virtio.Interrupter].
-func (l *line) Used(int) { l.raise(interruptUsed) }
+func (l *line) Used(int) { l.raise(InterruptUsed) }
 
 // ConfigChanged implements [virtio.Interrupter].
 func (l *line) ConfigChanged() {
-	l.t.generation.Add(1)
+	l.t.config.Lock()
+	defer l.t.config.Unlock()
+	if l.dead.Load() {
+		return
+	}
+	l.t.showConfig()
+	l.t.page.at(regGeneration).Add(1)
 	l.raise(interruptConfig)
 }
 
@@ -263,7 +285,7 @@ func (l *line) raise(bit uint32) {
 	if l.dead.Load() {
 		return
 	}
-	l.t.pending.Or(bit)
+	l.t.page.at(regInterrupt).Or(bit)
 	l.t.count.interrupts.Add(1)
 	if l.t.cfg.Interrupt != nil {
 		l.t.cfg.Interrupt()
@@ -272,7 +294,7 @@ func (l *line) raise(bit uint32) {
 
 // broken marks the device as in need of a reset.
 func (t *Transport) broken(err error) {
-	t.needsReset.Store(true)
+	t.setNeedsReset()
 	if q := (*queue.Error)(nil); errors.As(err, &q) {
 		err = &virtio.DriverError{Dev: t.dev.ID(), Section: q.Section, Detail: q.Detail}
 	}

@@ -21,9 +21,9 @@ const ( // §4.2.2; all 32 bits wide; R/W as the driver sees it
 	regQueueSizeMax   = 0x034 // R   0: there is no such queue
 	regQueueSize      = 0x038 // W
 	regQueueReady     = 0x044 // RW
-	regQueueNotify    = 0x050 // W   queue that has new buffers
+	QueueNotify       = 0x050 // W   queue that has new buffers
 	regInterrupt      = 0x060 // R   InterruptStatus
-	regInterruptACK   = 0x064 // W
+	InterruptACK      = 0x064 // W
 	regStatus         = 0x070 // RW  §2.1; writing 0 resets the device
 	regQueueDesc      = 0x080 // W   low; high at 0x084
 	regQueueDriver    = 0x090 // W   low; high at 0x094
@@ -41,7 +41,7 @@ const (
 	version = 2
 	vendor  = 0x4c584f42 // "BOXL"
 
-	interruptUsed   = 1 // §4.2.2, InterruptStatus
+	InterruptUsed   = 1 // §4.2.2, bits of InterruptStatus and InterruptACK
 	interruptConfig = 2
 )
 
@@ -50,49 +50,6 @@ type queueRegs struct {
 	size              uint32
 	desc, avail, used uint64
 	queue             *queue.Queue // not nil when ready
-}
-
-// readRegister returns a register's value. A write-only one reads as zero.
-func (t *Transport) readRegister(off uint64) uint32 {
-	switch off {
-	case regMagic:
-		return magic
-	case regVersion:
-		return version
-	case regDeviceID:
-		return uint32(t.dev.ID())
-	case regVendorID:
-		return vendor
-	case regInterrupt:
-		return t.pending.Load()
-	case regGeneration:
-		return t.generation.Load()
-	case regSHMLen, regSHMLen + 4, regSHMBase, regSHMBase + 4:
-		return math.MaxUint32 // §4.2.2: no region with this id
-	}
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	switch off {
-	case regDeviceFeatures:
-		if t.devSel < 2 {
-			return uint32(t.offered >> (32 * t.devSel))
-		}
-	case regQueueSizeMax:
-		if t.queueSel < uint32(len(t.sizes)) {
-			return uint32(t.sizes[t.queueSel])
-		}
-	case regQueueReady:
-		if t.queueSel < uint32(len(t.sizes)) && t.queueRegs[t.queueSel].queue != nil {
-			return 1
-		}
-	case regStatus:
-		s := t.status
-		if t.needsReset.Load() {
-			s |= virtio.StatusNeedsReset
-		}
-		return uint32(s)
-	}
-	return 0
 }
 
 // writeRegister stores a register's value. A read-only or unknown one ignores it.
@@ -142,9 +99,12 @@ func (t *Transport) writeStatus(v virtio.Status) {
 	}
 	started := next.Has(virtio.StatusDriverOK) && !t.status.Has(virtio.StatusDriverOK)
 	t.status = next
+	t.showStatus()
 	if started {
 		t.activate()
 	}
+	// Last, for what the host changed while the device had nobody to tell of it.
+	t.readConfig()
 }
 
 // accept judges one new status bit. Preconditions: mu.

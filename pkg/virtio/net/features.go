@@ -125,12 +125,7 @@ func (d *Device) buildConfig() (c [configSize]byte) {
 }
 
 // ReadConfig implements [virtio.Device].
-func (d *Device) ReadConfig(p []byte, off uint32) {
-	clear(p)
-	if off < configSize {
-		copy(p, d.config[off:])
-	}
-}
+func (d *Device) ReadConfig(p []byte) { copy(p, d.config[:]) }
 
 // WriteConfig implements [virtio.Device]: nothing is writable (§5.1.4.1).
 func (d *Device) WriteConfig([]byte, uint32) {}

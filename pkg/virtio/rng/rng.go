@@ -78,7 +78,7 @@ func (d *Device) QueueSizes() []uint16 { return []uint16{queueSize} }
 func (d *Device) QueueEvents() []int { return []int{d.bell.FD()} }
 
 // ReadConfig implements [virtio.Device]. There is no configuration (§5.4.4).
-func (d *Device) ReadConfig(p []byte, _ uint32) { clear(p) }
+func (d *Device) ReadConfig([]byte) {}
 
 // WriteConfig implements [virtio.Device].
 func (d *Device) WriteConfig([]byte, uint32) {}

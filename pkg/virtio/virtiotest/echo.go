@@ -30,13 +30,10 @@ func (e *Echo) Features() virtio.Features { return 1 }
 func (e *Echo) QueueSizes() []uint16 { return e.Sizes }
 
 // ReadConfig implements [virtio.Device].
-func (e *Echo) ReadConfig(p []byte, off uint32) {
+func (e *Echo) ReadConfig(p []byte) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	clear(p)
-	if off < uint32(len(e.config)) {
-		copy(p, e.config[off:])
-	}
+	copy(p, e.config[:])
 }
 
 // WriteConfig implements [virtio.Device].

@@ -51,7 +51,7 @@ func TestHostile(t *testing.T) { suite.Hostile(t) }
 func TestConfigSpace(t *testing.T) {
 	d := newTestDevice(t, Config{GuestCID: 0x01020304})
 	var p [12]byte
-	d.ReadConfig(p[:], 0)
+	d.ReadConfig(p[:])
 	require.Equal(t, []byte{4, 3, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0}, p[:])
 	for _, c := range []Config{{GuestCID: 2}, {GuestCID: 1<<32 - 1}, {MaxConns: -1}, {Buffer: 1}, {Buffer: 1 << 30}, {CloseTimeout: -1}} {
 		_, err := New(c)

@@ -19,6 +19,7 @@
 package vsock
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -160,14 +161,7 @@ func (d *Device) QueueSizes() []uint16 { return []uint16{256, 256, 64} }
 func (d *Device) QueueEvents() []int { return d.events }
 
 // ReadConfig implements [virtio.Device]: struct virtio_vsock_config (§5.10.4).
-func (d *Device) ReadConfig(p []byte, off uint32) {
-	for i := range p {
-		p[i] = 0
-		if at := uint64(off) + uint64(i); at < 8 {
-			p[i] = byte(d.cfg.GuestCID >> (8 * at))
-		}
-	}
-}
+func (d *Device) ReadConfig(p []byte) { binary.LittleEndian.PutUint64(p, d.cfg.GuestCID) }
 
 // WriteConfig implements [virtio.Device]: nothing is writable.
 func (d *Device) WriteConfig([]byte, uint32) {}
