@@ -121,7 +121,9 @@ func setSource(v *runtime.VolumeSpec, source string) error {
 	case strings.HasPrefix(source, "/"), source == ".", source == "..", strings.HasPrefix(source, "./"), strings.HasPrefix(source, "../"):
 		v.HostPath = source
 		return nil
-	case strings.Contains(source, "/"):
+	case source == "~", strings.HasPrefix(source, "~/"):
+		return fmt.Errorf("%q: only a shell knows ~, at the start of a word: write the path itself, or $HOME", source)
+	case strings.Contains(source, "/"), strings.HasPrefix(source, "."):
 		return fmt.Errorf("%q is no name of a volume; for a folder here write ./%s", source, source)
 	}
 	v.Name = source

@@ -17,14 +17,20 @@ import (
 
 // CopyOptions changes how files are copied into or out of a box.
 type CopyOptions struct {
-	// Owner gives everything that is copied into the box to one user and group;
-	// nil keeps those of the archive. CopyFrom's archive always has those of the
+	// Owner gives everything that is made in the box to one user and group;
+	// directories that are there stay as they are. nil keeps the owners of the
+	// archive, also for such directories. CopyFrom's archive always has those of the
 	// box.
 	Owner *Owner
 	// FollowLink copies what a symbolic link at the end of the path leads to, in
 	// place of the link itself. Links further down are always copied as links.
 	FollowLink bool
 }
+
+// SparseComment is the pax record "comment" of a file with holes in an archive of
+// [LiteBox.CopyFrom], which has its zeros all the same. [LiteBox.CopyTo] leaves the
+// zeros of a file that has it out.
+const SparseComment = agentapi.SparseComment
 
 // Owner is a user and group of a box, by number.
 type Owner struct{ UID, GID uint32 }
@@ -68,8 +74,8 @@ func (b *LiteBox) stat(ctx context.Context, link *guestLink, guestPath string, f
 }
 
 // CopyTo unpacks a tar archive into a directory of the box, which must exist,
-// and returns when everything is in place. Files of the same name are replaced
-// and directories merged; a directory never replaces a file, nor the other way
+// and returns when everything is in place. Files of the same name are replaced,
+// each once its successor is complete, and directories merged; a directory never replaces a file, nor the other way
 // round. Hard and symbolic links, devices, extended attributes and times are
 // kept, and set-id bits. No symbolic link below the directory is followed.
 //

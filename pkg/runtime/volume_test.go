@@ -24,6 +24,8 @@ func TestVolumesRefused(t *testing.T) {
 	socket, err := net.Listen("unix", filepath.Join(dir, "socket"))
 	require.NoError(t, err)
 	defer socket.Close()
+	require.NoError(t, os.Symlink("nowhere", dir+"/dangling"))
+	require.NoError(t, os.Mkdir(dir+"/s\xff", 0o755))
 	vol := func(host, guest string) []VolumeSpec { return []VolumeSpec{{HostPath: host, GuestPath: guest}} }
 	many := make([]VolumeSpec, MaxVolumes+1)
 	for i := range many {
@@ -33,6 +35,9 @@ func TestVolumesRefused(t *testing.T) {
 		"there is no such file or folder on this host: make it first": {Volumes: vol(dir+"/missing", "/v")},
 		"something on the way there is a file, not a folder":          {Volumes: vol(file+"/x", "/v")},
 		"is a file, not a folder":                                     {Volumes: vol(file+"/", "/v")},
+		"a symbolic link to nowhere, where nothing is":                {Volumes: vol(dir+"/dangling", "/v")},
+		`s\xff": its path is not UTF-8`:                               {Volumes: vol(dir+"/s\xff", "/v")},
+		`path "/g\xff" in the box is not UTF-8`:                       {Volumes: vol(dir, "/g\xff")},
 		"neither a folder nor a regular file":                         {Volumes: vol(dir+"/socket", "/v")},
 		"no path in the box is given":                                 {Volumes: vol(dir, "")},
 		`path "v" in the box is not absolute`:                         {Volumes: vol(dir, "v")},

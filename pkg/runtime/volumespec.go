@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 )
@@ -150,6 +151,9 @@ func (v *VolumeSpec) fill() error {
 	if err := checkText("path of a volume", v.HostPath); err != nil {
 		return err
 	}
+	if !utf8.ValidString(v.HostPath) { // a box's options are kept as JSON
+		return fail(ErrInvalidArgument, "volume %q: its path is not UTF-8: rename it, or share a folder above it", v.HostPath)
+	}
 	folder := strings.HasSuffix(v.HostPath, "/")
 	abs, err := filepath.Abs(v.HostPath)
 	if err != nil {
@@ -170,8 +174,18 @@ func (v *VolumeSpec) checkHost() error {
 	fi, err := os.Stat(v.HostPath)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
+		if to, err := os.Readlink(v.HostPath); err == nil {
+			return fail(ErrInvalidArgument, "volume %s: it is a symbolic link to %s, where nothing is", v.HostPath, to)
+		}
 		return fail(ErrInvalidArgument, "volume %s: there is no such file or folder on this host: make it first", v.HostPath)
+	case errors.Is(err, fs.ErrPermission):
+		return fail(ErrInvalidArgument, "volume %s: the user who runs boxlite may not look into a folder on the way there: %w", v.HostPath, unix.EACCES)
 	case errors.Is(err, unix.ENOTDIR):
+		if path, slash := strings.CutSuffix(v.HostPath, "/"); slash {
+			if fi, err := os.Stat(path); err == nil && !fi.IsDir() {
+				return fail(ErrInvalidArgument, "volume %s: it is a file, not a folder: leave the slash off", v.HostPath)
+			}
+		}
 		return fail(ErrInvalidArgument, "volume %s: something on the way there is a file, not a folder", v.HostPath)
 	case err != nil:
 		return wrap(ErrInvalidArgument, err, "volume %s", v.HostPath)
@@ -215,7 +229,9 @@ func cleanGuestPath(p string) (string, error) {
 	case p == "":
 		return "", errors.New("no path in the box is given")
 	case !strings.HasPrefix(p, "/"):
-		return "", fail(ErrInvalidArgument, "path %q in the box is not absolute", p)
+		return "", fail(ErrInvalidArgument, "path %q in the box is not absolute: begin it with a slash", p)
+	case !utf8.ValidString(p):
+		return "", fail(ErrInvalidArgument, "path %q in the box is not UTF-8: choose another", p)
 	case strings.ContainsRune(p, 0):
 		return "", errors.New("the path in the box holds a NUL")
 	case slices.Contains(strings.Split(p, "/"), ".."):

@@ -31,8 +31,12 @@ func populate(dir, path string) error {
 		}
 		fallthrough
 	case len(names) == 0:
-		if there, err := list(unix.AT_FDCWD, path); err != nil || len(there) == 0 {
+		there, err := list(unix.AT_FDCWD, path)
+		if err != nil {
 			return asMountError("looking at the image's content", err)
+		}
+		if len(there) == 0 {
+			return likeNew(vol, path)
 		}
 		if err := copyIn(vol, path); err != nil {
 			return err
@@ -64,15 +68,38 @@ func copyIn(vol int, path string) error {
 	if err != nil {
 		return &mountError{"copying the image's content: " + err.Error(), 0}
 	}
-	// The volume itself is like the folder that it takes the place of.
-	if err := unix.Fchown(vol, int(st.Uid), int(st.Gid)); err != nil {
-		return asMountError("giving the volume its owner", err)
-	}
-	if err := unix.Fchmod(vol, st.Mode&0o7777); err != nil {
-		return asMountError("giving the volume its mode", err)
+	if err := like(vol, &st); err != nil {
+		return err
 	}
 	return asMountError("copying the image's content", unix.Renameat(vol, agentapi.Populating, vol, agentapi.Populated))
 }
+
+// like gives the volume owner and mode of the folder that it takes the place of.
+func like(vol int, st *unix.Stat_t) error {
+	if err := unix.Fchown(vol, int(st.Uid), int(st.Gid)); err != nil {
+		return asMountError("giving the volume its owner", err)
+	}
+	return asMountError("giving the volume its mode", unix.Fchmod(vol, st.Mode&0o7777))
+}
+
+// likeNew is like for an empty folder of the image, unless somebody has changed the
+// volume since it was made.
+func likeNew(vol int, path string) error {
+	var st, own unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return asMountError("looking at the image's content", err)
+	}
+	if err := unix.Fstat(vol, &own); err != nil {
+		return asMountError("looking into the volume", err)
+	}
+	if own.Uid != 0 || own.Gid != 0 || own.Mode&0o7777 != newVolume {
+		return nil
+	}
+	return like(vol, &st)
+}
+
+// newVolume is the mode of a volume that nobody has changed.
+const newVolume = 0o755
 
 // settle moves a complete copy up to where it belongs.
 func settle(vol int) error {

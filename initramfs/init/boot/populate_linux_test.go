@@ -59,6 +59,38 @@ func TestPopulate(t *testing.T) {
 	require.Error(t, populate(t.TempDir()+"/missing", image))
 }
 
+// TestPopulateFromNothing: a volume over an empty folder has its owner and mode,
+// unless somebody has given it others.
+func TestPopulateFromNothing(t *testing.T) {
+	image := t.TempDir()
+	require.NoError(t, os.Chmod(image, 0o777|os.ModeSticky))
+	if os.Getuid() == 0 {
+		require.NoError(t, os.Chown(image, 1000, 1001))
+	} else {
+		t.Skip("a new volume is root's")
+	}
+	dir := t.TempDir()
+	look := func() (st unix.Stat_t) {
+		require.NoError(t, unix.Stat(dir, &st))
+		return st
+	}
+	require.NoError(t, os.Chmod(dir, 0o755))
+	require.NoError(t, populate(dir, image))
+	st := look()
+	require.EqualValues(t, 0o1777, st.Mode&0o7777)
+	require.Equal(t, []uint32{1000, 1001}, []uint32{st.Uid, st.Gid})
+	list, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	require.Empty(t, list)
+
+	require.NoError(t, os.Chown(dir, 5, 5))
+	require.NoError(t, os.Chmod(dir, 0o700))
+	require.NoError(t, populate(dir, image))
+	st = look()
+	require.EqualValues(t, 0o700, st.Mode&0o7777)
+	require.EqualValues(t, 5, st.Uid)
+}
+
 // TestPopulateFollowsNothing is a volume in which another box has left links, where
 // our marks would be and in what looks like half a copy: nothing behind them changes.
 func TestPopulateFollowsNothing(t *testing.T) {

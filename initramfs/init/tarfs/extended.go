@@ -3,6 +3,8 @@ package tarfs
 import (
 	"strconv"
 	"strings"
+
+	"github.com/anthropics/boxlite/pkg/agentapi"
 )
 
 // extended is what extended headers say about the entry behind them.
@@ -71,6 +73,8 @@ func (e *extended) apply(h *Header) error {
 			h.GID = uint32(v)
 		case "mtime":
 			h.Sec, h.Nsec, ok = parseTime(r.Value)
+		case agentapi.PaxComment:
+			h.Sparse = r.Value == agentapi.SparseComment
 		default:
 			if name, is := strings.CutPrefix(r.Name, xattrPrefix); is {
 				h.Xattrs = append(h.Xattrs, Xattr{name, r.Value})

@@ -274,6 +274,7 @@ func header(name string, st *unix.Stat_t) *Header {
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
 		h.Type, h.Size = TypeReg, st.Size
+		h.Sparse = st.Blocks*512 < st.Size
 	case unix.S_IFDIR:
 		h.Type = TypeDir
 	case unix.S_IFLNK:

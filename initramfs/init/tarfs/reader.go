@@ -13,6 +13,7 @@ type Reader struct {
 	start, end int
 	left       int64 // of the entry's content
 	pad        int
+	some       bool // something came
 }
 
 // NewReader returns a Reader of r, which is read up to 64 KiB at a time.
@@ -123,6 +124,7 @@ func (t *Reader) fill() error {
 		n, err := t.r.Read(t.buf[t.end:])
 		t.end += n
 		if n > 0 {
+			t.some = true
 			return nil
 		}
 		if err != nil {

@@ -53,6 +53,7 @@ type Header struct {
 	Mode         uint32 // permissions, set-id and sticky bits
 	UID, GID     uint32
 	Size         int64 // of TypeReg
+	Sparse       bool  // of TypeReg: it has holes
 	Sec, Nsec    int64 // of the last change of content, since 1970
 	Major, Minor uint32
 	Xattrs       []Xattr

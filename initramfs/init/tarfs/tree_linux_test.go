@@ -117,10 +117,88 @@ func TestTreeBothWays(t *testing.T) {
 		require.Equal(t, describe(t, from), describe(t, to))
 	}
 	if os.Getuid() == 0 {
+		before := describe(t, to)
 		require.NoError(t, Unpack(bytes.NewReader(archive), to, &Owner{7, 8}))
-		for _, line := range describe(t, to)[1:] {
+		for i, line := range describe(t, to)[1:] {
+			if strings.Contains(line, " mode 4") {
+				require.Equal(t, withoutTime(before[i+1]), withoutTime(line), "a directory that was there is somebody's")
+			} else {
+				require.Contains(t, line, " owner 7:8 ")
+			}
+		}
+		fresh := t.TempDir()
+		require.NoError(t, Unpack(bytes.NewReader(archive), fresh, &Owner{7, 8}))
+		for _, line := range describe(t, fresh)[1:] {
 			require.Contains(t, line, " owner 7:8 ")
 		}
+	}
+}
+
+// withoutTime is a line of describe for who makes files in a directory, which
+// changes its time.
+func withoutTime(line string) string {
+	before, rest, _ := strings.Cut(line, " time ")
+	_, after, _ := strings.Cut(rest, " ")
+	return before + after
+}
+
+// TestFailedFileStays: what an archive would replace stays when the archive does not
+// come to its end, and nothing is left of the new file.
+func TestFailedFileStays(t *testing.T) {
+	from, to := t.TempDir(), t.TempDir()
+	require.NoError(t, os.WriteFile(from+"/file", bytes.Repeat([]byte("new"), 100_000), 0o644))
+	require.NoError(t, os.WriteFile(to+"/file", []byte("precious"), 0o600))
+	var b bytes.Buffer
+	require.NoError(t, Pack(&b, from+"/file", false))
+	require.Error(t, Unpack(bytes.NewReader(b.Bytes()[:200_000]), to, nil))
+	p, err := os.ReadFile(to + "/file")
+	require.NoError(t, err)
+	require.Equal(t, "precious", string(p))
+	list, err := os.ReadDir(to)
+	require.NoError(t, err)
+	require.Len(t, list, 1)
+	require.NoError(t, Unpack(&b, to, nil))
+	p, err = os.ReadFile(to + "/file")
+	require.NoError(t, err)
+	require.Len(t, p, 300_000)
+	list, err = os.ReadDir(to)
+	require.NoError(t, err)
+	require.Len(t, list, 1)
+}
+
+// TestHolesStay: a sparse file is one on the other side, with the same content.
+func TestHolesStay(t *testing.T) {
+	from, to := t.TempDir(), t.TempDir()
+	const size = 5<<20 + 77
+	write := func(name string, holes bool) {
+		f, err := os.Create(from + "/" + name)
+		require.NoError(t, err)
+		defer f.Close()
+		if holes {
+			require.NoError(t, f.Truncate(size))
+		} else {
+			_, err = f.Write(make([]byte, size))
+			require.NoError(t, err)
+		}
+		for _, off := range []int64{0, 4095, 1<<20 + 5, 3<<20 - 1} {
+			_, err := f.WriteAt([]byte("here"), off)
+			require.NoError(t, err)
+		}
+	}
+	write("holes", true)
+	write("whole", false)
+	var b bytes.Buffer
+	require.NoError(t, Pack(&b, from+"/.", false))
+	require.NoError(t, Unpack(&b, to, nil))
+	for _, name := range []string{"holes", "whole"} {
+		want, err := os.ReadFile(from + "/" + name)
+		require.NoError(t, err)
+		got, err := os.ReadFile(to + "/" + name)
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(want, got), name)
+		var st unix.Stat_t
+		require.NoError(t, unix.Stat(to+"/"+name, &st))
+		require.Equal(t, name == "holes", st.Blocks*512 < 1<<20, "%s: %d blocks", name, st.Blocks)
 	}
 }
 

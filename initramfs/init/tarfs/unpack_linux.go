@@ -1,6 +1,7 @@
 package tarfs
 
 import (
+	"encoding/binary"
 	"io"
 	"strconv"
 	"strings"
@@ -15,7 +16,8 @@ type Owner struct{ UID, GID uint32 }
 // Unpack reads a tar stream to its end and puts what is in it into the directory
 // at a path of the box. Files of the same name are replaced, directories merged;
 // a directory never takes the place of something else, nor the other way round.
-// With an owner, everything belongs to it; with nil, to whom the archive says.
+// With an owner, everything that is made belongs to it; with nil, to whom the
+// archive says, as do directories that were there.
 //
 // It stops at the first error; what was unpacked by then stays.
 func Unpack(r io.Reader, path string, owner *Owner) error {
@@ -44,6 +46,9 @@ func unpack(r io.Reader, root int, owner *Owner) error {
 	for {
 		h, err := u.r.Next()
 		if err == io.EOF {
+			if !u.r.some { // an empty archive has two blocks
+				return damaged("nothing came: that is no tar archive")
+			}
 			break
 		}
 		if err != nil {
@@ -121,11 +126,11 @@ func (u *unpacker) entry(h *Header) error {
 	}
 	switch h.Type {
 	case TypeDir:
-		if err := u.mkdir(base, name, h); err != nil {
-			return err
+		made, err := u.mkdir(base, name, h)
+		if err == nil && (made || u.owner == nil) {
+			u.open = append(u.open, visited{name, h.Sec, h.Nsec})
 		}
-		u.open = append(u.open, visited{name, h.Sec, h.Nsec})
-		return nil
+		return err
 	case TypeReg:
 		return u.regular(base, h)
 	case TypeLink:
@@ -214,26 +219,30 @@ func (u *unpacker) makeAll(dir string) (fd int, err error) {
 	return fd, err
 }
 
-func (u *unpacker) mkdir(base, name string, h *Header) error {
-	err := unix.Mkdirat(u.fd, base, 0o700)
+func (u *unpacker) mkdir(base, name string, h *Header) (made bool, err error) {
+	err = unix.Mkdirat(u.fd, base, 0o700)
 	if err != nil && err != unix.EEXIST {
-		return err
+		return false, err
 	}
+	made = err == nil
 	fd, err := open(u.fd, base, unix.O_RDONLY|unix.O_DIRECTORY, below)
 	if err == unix.ELOOP || err == unix.ENOTDIR {
-		return wrongType(name, "there is something in the box that is no directory, and a directory does not replace it")
+		return false, wrongType(name, "there is something in the box that is no directory, and a directory does not replace it")
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer unix.Close(fd)
+	if !made && u.owner != nil { // somebody's already, whom it stays with
+		return false, nil
+	}
 	if err := unix.Fchown(fd, int(h.UID), int(h.GID)); err != nil {
-		return err
+		return made, err
 	}
 	if err := setXattrs(fd, h.Xattrs); err != nil {
-		return err
+		return made, err
 	}
-	return unix.Fchmod(fd, h.Mode)
+	return made, unix.Fchmod(fd, h.Mode)
 }
 
 func wrongType(name, what string) error {
@@ -270,27 +279,62 @@ func (u *unpacker) create(base string, h *Header, f func() error) error {
 	}
 }
 
+// regular writes a file under another name and then gives it its own, so that what
+// is there stays until all of the new one is.
 func (u *unpacker) regular(base string, h *Header) error {
-	fd := -1
-	err := u.create(base, h, func() (err error) {
-		fd, err = unix.Openat(u.fd, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	var st unix.Statx_t
+	err := unix.Statx(u.fd, base, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, unix.STATX_TYPE, &st)
+	there := err == nil
+	switch {
+	case err != nil && err != unix.ENOENT:
 		return err
-	})
-	switch err {
-	case nil:
-	case unix.EPERM, unix.EACCES, unix.EBUSY, unix.EROFS:
-		// A file of /proc or /sys, or one that something is mounted on, cannot be
-		// replaced, but may be written.
-		if fd = u.overwrite(base); fd < 0 {
-			return err
+	case there && st.Mode&unix.S_IFMT == unix.S_IFDIR:
+		return wrongType(h.Name, "there is a directory in the box, and a file does not replace it")
+	case there && (st.Mode&unix.S_IFMT == unix.S_IFCHR || st.Mode&unix.S_IFMT == unix.S_IFBLK):
+		return wrongType(h.Name, "there is a device in the box, and a file does not replace it")
+	case there && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0:
+		return u.overwrite(base, h, unix.EBUSY)
+	}
+	temp, fd, err := u.temporary()
+	if err != nil {
+		if there && err != unix.ENOSPC && err != unix.EDQUOT {
+			return u.overwrite(base, h, err) // a file of /proc or /sys
 		}
-		defer unix.Close(fd)
-		return u.fill(fd)
-	default:
 		return err
 	}
-	defer unix.Close(fd)
-	if err := u.fill(fd); err != nil {
+	err = u.content(fd, h)
+	unix.Close(fd)
+	if err == nil {
+		err = unix.Renameat(u.fd, temp, u.fd, base)
+		if err == unix.EISDIR || err == unix.ENOTEMPTY || err == unix.EEXIST {
+			err = wrongType(h.Name, "there is a directory in the box, and a file does not replace it")
+		}
+	}
+	if err != nil {
+		_ = unix.Unlinkat(u.fd, temp, 0) // the error at hand is the news
+	}
+	return err
+}
+
+// temporary makes a file in the directory of the entry that nobody else has a name for.
+func (u *unpacker) temporary() (name string, fd int, err error) {
+	for range 100 {
+		var random [8]byte
+		if _, err := unix.Getrandom(random[:], 0); err != nil {
+			return "", -1, err
+		}
+		name = ".boxlite-" + utoa(binary.NativeEndian.Uint64(random[:]))
+		fd, err = unix.Openat(u.fd, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+		if err != unix.EEXIST {
+			break
+		}
+	}
+	return name, fd, err
+}
+
+// content fills a file and gives it all that the entry says of it.
+func (u *unpacker) content(fd int, h *Header) error {
+	if err := u.fill(fd, h.Sparse); err != nil {
 		return err
 	}
 	// The owner goes first: changing it takes set-id bits and capabilities away. The
@@ -307,41 +351,76 @@ func (u *unpacker) regular(base string, h *Header) error {
 	return setTime(fd, h.Sec, h.Nsec)
 }
 
-// overwrite opens a regular file that is there, for writing, or returns -1.
-func (u *unpacker) overwrite(base string) int {
+// overwrite writes to a regular file that is there and cannot be replaced, for the
+// reason why: something is mounted on it, or its file system makes it up.
+func (u *unpacker) overwrite(base string, h *Header, why error) error {
 	fd, err := unix.Openat(u.fd, base, unix.O_WRONLY|unix.O_TRUNC|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return -1
+		return err
 	}
+	defer unix.Close(fd)
 	var st unix.Stat_t
-	if unix.Fstat(fd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
-		unix.Close(fd)
-		return -1
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
 	}
-	return fd
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return why
+	}
+	return u.fill(fd, h.Sparse)
 }
 
-// fill writes the entry's content to a file.
-func (u *unpacker) fill(fd int) error {
+// fill writes the entry's content to an empty file, of a sparse one without the zeros.
+func (u *unpacker) fill(fd int, sparse bool) error {
+	off := int64(0)
 	for {
 		p, err := u.r.Chunk()
 		if err == io.EOF {
-			return nil
+			break
 		}
 		if err != nil {
 			return err
 		}
 		for len(p) > 0 {
-			n, err := unix.Write(fd, p)
-			if err == unix.EINTR {
-				continue
+			n, hole := len(p), false
+			if sparse {
+				n, hole = run(p, off)
 			}
-			if err != nil {
-				return err
+			if !hole {
+				n, err = unix.Pwrite(fd, p[:n], off)
+				if err == unix.EINTR {
+					continue
+				}
+				if err != nil {
+					return err
+				}
 			}
-			p = p[n:]
+			p, off = p[n:], off+int64(n)
 		}
 	}
+	if !sparse {
+		return nil
+	}
+	return unix.Ftruncate(fd, off)
+}
+
+// holeSize is what file systems leave out, and a divisor of it on those that have
+// larger blocks.
+const holeSize = 4096
+
+var zeros [holeSize]byte
+
+// run returns how many bytes of p, which is not empty and belongs at off, are either
+// zeros or what must be written.
+func run(p []byte, off int64) (n int, hole bool) {
+	for n < len(p) {
+		k := min(len(p)-n, int(holeSize-(off+int64(n))%holeSize))
+		zero := string(p[n:n+k]) == string(zeros[:k]) // compared, not copied
+		if n > 0 && zero != hole {
+			break
+		}
+		n, hole = n+k, zero
+	}
+	return n, hole
 }
 
 // link makes a hard link to something that the archive had before, or that was

@@ -3,6 +3,8 @@ package tarfs
 import (
 	"io"
 	"strings"
+
+	"github.com/anthropics/boxlite/pkg/agentapi"
 )
 
 // Writer makes a tar stream. The first error of the stream stays.
@@ -156,6 +158,9 @@ func paxRecords(h *Header) string {
 	}
 	if h.Nsec != 0 || h.Sec < 0 || h.Sec > maxOctal11 {
 		paxRecord(&s, "mtime", paxTime(h.Sec, h.Nsec))
+	}
+	if h.Type == TypeReg && h.Sparse {
+		paxRecord(&s, agentapi.PaxComment, agentapi.SparseComment)
 	}
 	for _, x := range h.Xattrs {
 		paxRecord(&s, xattrPrefix+x.Name, x.Value)

@@ -2,6 +2,8 @@ package hostfiles
 
 import (
 	"archive/tar"
+	"bytes"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -10,29 +12,97 @@ import (
 	"path"
 	"strings"
 	"time"
+
+	"github.com/anthropics/boxlite/pkg/runtime"
 )
 
-func (u *unpacker) file(name string, mode fs.FileMode, h *tar.Header) (err error) {
-	f, err := u.Root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
+// file writes a file under another name and then gives it its own, so that what is
+// there stays until all of the new one is.
+func (u *unpacker) file(name string, mode fs.FileMode, h *tar.Header) error {
+	if err := u.replaceable(name); err != nil {
 		return err
 	}
-	defer func() {
-		if cerr := f.Close(); err == nil {
-			err = cerr
-		}
-	}()
-	if _, err := io.Copy(f, u.tar); err != nil {
-		return archiveError(err)
+	temp := path.Join(path.Dir(name), ".boxlite-"+rand.Text())
+	f, err := u.Root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return named(err, name)
 	}
-	if err := u.own(name, h); err != nil {
+	err = u.content(f, temp, name, mode, h)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = u.Root.Rename(temp, name)
+	}
+	if err != nil {
+		_ = u.Root.Remove(temp) // the error at hand is the news
+	}
+	return named(err, name)
+}
+
+// named says the name that a file is to have where an error has the one it has so far.
+func named(err error, name string) error {
+	var p *fs.PathError
+	var l *os.LinkError
+	switch {
+	case errors.As(err, &p):
+		return &fs.PathError{Op: p.Op, Path: name, Err: p.Err}
+	case errors.As(err, &l):
+		return &fs.PathError{Op: l.Op, Path: name, Err: l.Err}
+	}
+	return err
+}
+
+// content fills a file and gives it all that the entry says of it.
+func (u *unpacker) content(f *os.File, temp, name string, mode fs.FileMode, h *tar.Header) error {
+	if err := u.fill(f, h); err != nil {
+		return err
+	}
+	if err := u.own(temp, h); err != nil {
 		return err
 	}
 	u.xattrs(f, name, h) // behind the owner, which takes capabilities away, and before the mode, which may forbid it
 	if err := f.Chmod(mode); err != nil {
 		return err
 	}
-	return u.Root.Chtimes(name, time.Time{}, h.ModTime)
+	return u.Root.Chtimes(temp, time.Time{}, h.ModTime)
+}
+
+func (u *unpacker) fill(f *os.File, h *tar.Header) error {
+	if h.PAXRecords[paxComment] != runtime.SparseComment {
+		_, err := io.Copy(f, u.tar)
+		return archiveError(err)
+	}
+	w := &sparseWriter{f: f}
+	if _, err := io.CopyBuffer(w, u.tar, make([]byte, 64<<10)); err != nil {
+		return archiveError(err)
+	}
+	return f.Truncate(w.off)
+}
+
+// paxComment is the key of a pax record that says nothing to other programs.
+const paxComment = "comment"
+
+// sparseWriter writes a file from its start, and leaves blocks of zeros out.
+type sparseWriter struct {
+	f   *os.File
+	off int64
+}
+
+var zeros [4096]byte
+
+func (w *sparseWriter) Write(p []byte) (int, error) {
+	for rest := p; len(rest) > 0; {
+		k := min(len(rest), len(zeros)-int(w.off%int64(len(zeros))))
+		if !bytes.Equal(rest[:k], zeros[:k]) {
+			if _, err := w.f.WriteAt(rest[:k], w.off); err != nil {
+				return len(p) - len(rest), err
+			}
+		}
+		w.off += int64(k)
+		rest = rest[k:]
+	}
+	return len(p), nil
 }
 
 func (u *unpacker) xattrs(f *os.File, name string, h *tar.Header) {
@@ -109,7 +179,14 @@ func (u *unpacker) own(name string, h *tar.Header) error {
 // special makes a FIFO or device.
 func (u *unpacker) special(name string, mode fs.FileMode, h *tar.Header) error {
 	if h.Typeflag != tar.TypeFifo && !(u.Archive && os.Geteuid() == 0) {
-		u.Warn(fmt.Sprintf("%s is left out: it is a device, which only root can make, with --archive", quote(name)))
+		what := "it is a device, which only root can make, with --archive"
+		if os.Geteuid() == 0 {
+			what = "it is a device: add --archive to make one"
+		}
+		if u.As != "" {
+			return fmt.Errorf("%s is not copied: %s", quote(name), what)
+		}
+		u.Warn(fmt.Sprintf("%s is left out: %s", quote(name), what))
 		return nil
 	}
 	dir, err := u.Root.Open(path.Dir(name))

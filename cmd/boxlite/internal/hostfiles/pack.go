@@ -14,6 +14,8 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"github.com/anthropics/boxlite/pkg/runtime"
 )
 
 // dirBatch is how many names of a directory are held at one time.
@@ -171,6 +173,12 @@ func (p *packer) file(from source, h *tar.Header, info fs.FileInfo) error {
 	}
 	h.Size = now.Size()
 	h.PAXRecords = xattrs(f)
+	if st, ok := now.Sys().(*syscall.Stat_t); ok && st.Blocks*512 < h.Size {
+		if h.PAXRecords == nil {
+			h.PAXRecords = map[string]string{}
+		}
+		h.PAXRecords[paxComment] = runtime.SparseComment
+	}
 	if err := p.w.WriteHeader(h); err != nil {
 		return err
 	}

@@ -186,12 +186,13 @@ func (u *unpacker) entry(h *tar.Header) error {
 	if h.Typeflag == tar.TypeLink {
 		return u.link(name, h)
 	}
+	if h.Typeflag == tar.TypeReg {
+		return u.file(name, mode, h)
+	}
 	if err := u.vacate(name); err != nil {
 		return err
 	}
 	switch h.Typeflag {
-	case tar.TypeReg:
-		return u.file(name, mode, h)
 	case tar.TypeSymlink:
 		return u.symlink(name, h)
 	case tar.TypeChar, tar.TypeBlock, tar.TypeFifo:
@@ -259,8 +260,8 @@ func (u *unpacker) realDir(name string) (made bool, err error) {
 	return false, nil
 }
 
-// vacate removes what has a name, unless it is a directory.
-func (u *unpacker) vacate(name string) error {
+// replaceable makes sure that what has a name may go for a file.
+func (u *unpacker) replaceable(name string) error {
 	info, err := u.Root.Lstat(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -269,8 +270,21 @@ func (u *unpacker) vacate(name string) error {
 		return err
 	case info.IsDir():
 		return fmt.Errorf("%s is a directory here, and is not replaced by a file", quote(name))
+	case info.Mode()&fs.ModeDevice != 0:
+		return fmt.Errorf("%s is a device here, and is not replaced by a file", quote(name))
 	}
-	return u.Root.Remove(name)
+	return nil
+}
+
+// vacate removes what has a name and may go.
+func (u *unpacker) vacate(name string) error {
+	if err := u.replaceable(name); err != nil {
+		return err
+	}
+	if err := u.Root.Remove(name); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 func (u *unpacker) dir(name string, mode fs.FileMode, h *tar.Header) error {
@@ -282,8 +296,12 @@ func (u *unpacker) dir(name string, mode fs.FileMode, h *tar.Header) error {
 		if err := u.parents(path.Dir(name)); err != nil {
 			return err
 		}
-		if _, err := u.realDir(name); err != nil {
+		made, err := u.realDir(name)
+		if err != nil {
 			return err
+		}
+		if !made && !u.Archive {
+			return nil // somebody's already, whom it stays with
 		}
 		// So that its content can be written, whatever it was before.
 		if err := u.Root.Chmod(name, 0o700); err != nil {
