@@ -224,6 +224,9 @@ func parseMount(s string) (*runtime.VolumeSpec, *runtime.TmpfsSpec, error) {
 		v.HostPath = source
 		return &v, nil, nil
 	case "volume":
+		if strings.Contains(source, "/") || strings.HasPrefix(source, ".") {
+			return nil, nil, fmt.Errorf("%q is no name of a volume: add type=bind for a path of this machine", source)
+		}
 		v.Name = source
 		return &v, nil, nil
 	case "tmpfs":

@@ -41,6 +41,8 @@ func TestParseVolume(t *testing.T) {
 		"/a:/b:ro,rw":                        `"ro" and "rw" contradict each other: leave one of them out`,
 		"/a:/b:owners=kept,ro,owners=mapped": `"owners=kept" and "owners=mapped" contradict each other`,
 		"a/b:/c":                             "for a folder here write ./a/b",
+		".b:/c":                              "for a folder here write ./.b",
+		"~/b:/c":                             "only a shell knows ~",
 	} {
 		_, err := parseVolume(s)
 		require.ErrorContains(t, err, want, s)
@@ -77,6 +79,7 @@ func TestParseMount(t *testing.T) {
 		"type=tmpfs,dst=/b,tmpfs-mode=9":    `"9": want an octal number`,
 		"type=tmpfs,dst=/b,src=/a":          "not for type=tmpfs",
 		"type=tmpfs,dst=/b,volume-nocopy":   "volume-nocopy is for type=volume",
+		"src=./here,dst=/b":                 `"./here" is no name of a volume: add type=bind`,
 		`type=bind,"src=/a,dst=/b`:          "want type=",
 		"type=bind,src=/a,dst=/b\nreadonly": "there is a line break in it",
 		"type=bind,src=/a,dst=/b\n":         "there is a line break in it",
