@@ -35,9 +35,11 @@ A DEST that is a directory gets SRC in it, under its own name; SRC/. means the
 content of the directory SRC. A DEST that does not exist becomes the copy, in a
 directory that exists. What is made in a box belongs to root, and what is copied
 out of it to you; --archive keeps the numbers of owners, set-id bits and, for
-root, devices. Directories that are there keep owner and mode, but with --archive.
-A file that is replaced stays until its successor is complete. Holes of sparse
-files are kept.
+root, devices. Without it, directories that are there keep owner and mode. Holes
+of sparse files are kept.
+
+What is replaced stays until its successor is complete. Until then that has a
+name that begins with .boxlite-, which only a kill leaves behind.
 
 With - for SRC a tar archive is read from standard input and unpacked into the
 directory DEST; with - for DEST one is written to standard output. Both keep

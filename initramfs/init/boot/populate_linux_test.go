@@ -67,7 +67,7 @@ func TestPopulateFromNothing(t *testing.T) {
 	if os.Getuid() == 0 {
 		require.NoError(t, os.Chown(image, 1000, 1001))
 	} else {
-		t.Skip("a new volume is root's")
+		t.Skip("a new volume is root's: run as root, as CI does")
 	}
 	dir := t.TempDir()
 	look := func() (st unix.Stat_t) {

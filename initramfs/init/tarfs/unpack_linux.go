@@ -249,87 +249,75 @@ func wrongType(name, what string) error {
 	return &agentapi.Error{Code: agentapi.CodeFileType, Msg: strconv.Quote(name) + ": " + what}
 }
 
-// vacate removes what has the name of the next entry, unless it is a directory.
-func (u *unpacker) vacate(base string, h *Header) error {
-	var st unix.Stat_t
-	err := unix.Fstatat(u.fd, base, &st, unix.AT_SYMLINK_NOFOLLOW)
+// put makes what the entry is. Where something is, the new one is made under another
+// name and then takes its place, so that what is there stays until all of the new
+// one is; and so if somebody in the box is quicker. make says whether it made
+// anything, and fails with EEXIST where there is something.
+func (u *unpacker) put(base string, h *Header, there bool, make func(name string) (made bool, err error)) error {
+	name := base
+	for {
+		if there {
+			var random [8]byte
+			if _, err := unix.Getrandom(random[:], 0); err != nil {
+				return err
+			}
+			name = ".boxlite-" + utoa(binary.NativeEndian.Uint64(random[:]))
+		}
+		made, err := make(name)
+		switch {
+		case err == unix.EEXIST && !there:
+			there = true
+			continue
+		case err == nil && there:
+			if err = unix.Renameat(u.fd, name, u.fd, base); err == unix.EISDIR {
+				err = wrongType(h.Name, dirInPlace)
+			}
+		}
+		if err != nil && made {
+			_ = unix.Unlinkat(u.fd, name, 0) // the error at hand is the news
+		}
+		return err
+	}
+}
+
+const dirInPlace = "there is a directory in the box, and a file does not replace it"
+
+// look describes what has the name of the next entry, which must not be a directory.
+func (u *unpacker) look(base string, h *Header) (st unix.Statx_t, there bool, err error) {
+	err = unix.Statx(u.fd, base, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, unix.STATX_TYPE, &st)
 	switch {
 	case err == unix.ENOENT:
-		return nil
-	case err != nil:
-		return err
-	case st.Mode&unix.S_IFMT == unix.S_IFDIR:
-		return wrongType(h.Name, "there is a directory in the box, and a file does not replace it")
+		return st, false, nil
+	case err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR:
+		err = wrongType(h.Name, dirInPlace)
 	}
-	if err := unix.Unlinkat(u.fd, base, 0); err != unix.ENOENT {
-		return err
-	}
-	return nil
+	return st, err == nil, err
 }
 
-// create makes room and has f make the file, again if somebody in the box is quicker.
-func (u *unpacker) create(base string, h *Header, f func() error) error {
-	for tries := 0; ; tries++ {
-		if err := u.vacate(base, h); err != nil {
-			return err
-		}
-		if err := f(); err != unix.EEXIST || tries == 100 {
-			return err
-		}
-	}
-}
-
-// regular writes a file under another name and then gives it its own, so that what
-// is there stays until all of the new one is.
 func (u *unpacker) regular(base string, h *Header) error {
-	var st unix.Statx_t
-	err := unix.Statx(u.fd, base, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, unix.STATX_TYPE, &st)
-	there := err == nil
-	switch {
-	case err != nil && err != unix.ENOENT:
+	st, there, err := u.look(base, h)
+	if err != nil {
 		return err
-	case there && st.Mode&unix.S_IFMT == unix.S_IFDIR:
-		return wrongType(h.Name, "there is a directory in the box, and a file does not replace it")
-	case there && (st.Mode&unix.S_IFMT == unix.S_IFCHR || st.Mode&unix.S_IFMT == unix.S_IFBLK):
+	}
+	switch kind := st.Mode & unix.S_IFMT; {
+	case there && (kind == unix.S_IFCHR || kind == unix.S_IFBLK):
 		return wrongType(h.Name, "there is a device in the box, and a file does not replace it")
 	case there && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0:
 		return u.overwrite(base, h, unix.EBUSY)
 	}
-	temp, fd, err := u.temporary()
-	if err != nil {
-		if there && err != unix.ENOSPC && err != unix.EDQUOT {
-			return u.overwrite(base, h, err) // a file of /proc or /sys
+	var refused error // before anything of the content was read
+	err = u.put(base, h, there, func(name string) (bool, error) {
+		fd, err := unix.Openat(u.fd, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+		if refused = err; err != nil {
+			return false, err
 		}
-		return err
-	}
-	err = u.content(fd, h)
-	unix.Close(fd)
-	if err == nil {
-		err = unix.Renameat(u.fd, temp, u.fd, base)
-		if err == unix.EISDIR || err == unix.ENOTEMPTY || err == unix.EEXIST {
-			err = wrongType(h.Name, "there is a directory in the box, and a file does not replace it")
-		}
-	}
-	if err != nil {
-		_ = unix.Unlinkat(u.fd, temp, 0) // the error at hand is the news
+		defer unix.Close(fd)
+		return true, u.content(fd, h)
+	})
+	if there && (refused == unix.EPERM || refused == unix.EACCES || refused == unix.ENOENT) {
+		return u.overwrite(base, h, refused) // nothing can be made in /proc and /sys
 	}
 	return err
-}
-
-// temporary makes a file in the directory of the entry that nobody else has a name for.
-func (u *unpacker) temporary() (name string, fd int, err error) {
-	for range 100 {
-		var random [8]byte
-		if _, err := unix.Getrandom(random[:], 0); err != nil {
-			return "", -1, err
-		}
-		name = ".boxlite-" + utoa(binary.NativeEndian.Uint64(random[:]))
-		fd, err = unix.Openat(u.fd, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
-		if err != unix.EEXIST {
-			break
-		}
-	}
-	return name, fd, err
 }
 
 // content fills a file and gives it all that the entry says of it.
@@ -447,22 +435,40 @@ func (u *unpacker) link(base string, h *Header) error {
 		a.Dev == b.Dev && a.Ino == b.Ino {
 		return nil // a link to itself, which making room for would delete
 	}
-	return u.create(base, h, func() error { return unix.Linkat(from, of, u.fd, base, 0) })
+	_, there, err := u.look(base, h)
+	if err != nil {
+		return err
+	}
+	return u.put(base, h, there, func(name string) (bool, error) {
+		err := unix.Linkat(from, of, u.fd, name, 0)
+		return err == nil, err
+	})
 }
 
 // node makes a symbolic link, device or FIFO.
 func (u *unpacker) node(base string, h *Header) error {
 	kind := map[byte]uint32{TypeSymlink: unix.S_IFLNK, TypeChar: unix.S_IFCHR, TypeBlock: unix.S_IFBLK, TypeFIFO: unix.S_IFIFO}[h.Type]
-	err := u.create(base, h, func() error {
-		if h.Type == TypeSymlink {
-			return unix.Symlinkat(h.Link, u.fd, base)
-		}
-		return unix.Mknodat(u.fd, base, kind|0o600, int(unix.Mkdev(h.Major, h.Minor)))
-	})
+	_, there, err := u.look(base, h)
 	if err != nil {
 		return err
 	}
-	fd, err := open(u.fd, base, unix.O_PATH|unix.O_NOFOLLOW, unix.RESOLVE_BENEATH)
+	return u.put(base, h, there, func(name string) (bool, error) {
+		var err error
+		if h.Type == TypeSymlink {
+			err = unix.Symlinkat(h.Link, u.fd, name)
+		} else {
+			err = unix.Mknodat(u.fd, name, kind|0o600, int(unix.Mkdev(h.Major, h.Minor)))
+		}
+		if err != nil {
+			return false, err
+		}
+		return true, u.dress(name, kind, h)
+	})
+}
+
+// dress gives a new link, device or FIFO all that the entry says of it.
+func (u *unpacker) dress(name string, kind uint32, h *Header) error {
+	fd, err := open(u.fd, name, unix.O_PATH|unix.O_NOFOLLOW, unix.RESOLVE_BENEATH)
 	if err != nil {
 		return err
 	}

@@ -31,6 +31,13 @@ func (p *paged) write(off uint64, v uint32) {
 	p.WriteMMIO(off, binary.LittleEndian.AppendUint32(nil, v))
 }
 
+// negotiate goes from DRIVER to FEATURES_OK, with VERSION_1 alone.
+func (p *paged) negotiate() {
+	p.write(virtiotest.RegDriverSel, 1)
+	p.write(virtiotest.RegDriverFeatures, 1)
+	p.write(virtiotest.RegStatus, 11)
+}
+
 func (p *paged) seen(off uint64) uint32 { return binary.LittleEndian.Uint32(p.page[off:]) }
 
 // TestPage walks a driver's way with loads from the page alone.
@@ -47,9 +54,7 @@ func TestPage(t *testing.T) {
 		p.write(virtiotest.RegStatus, s)
 		require.Equal(t, s, p.seen(virtiotest.RegStatus))
 	}
-	p.write(virtiotest.RegDriverSel, 1)
-	p.write(virtiotest.RegDriverFeatures, 1)
-	p.write(virtiotest.RegStatus, 11)
+	p.negotiate()
 	require.EqualValues(t, 11, p.seen(virtiotest.RegStatus))
 	require.EqualValues(t, 64, p.seen(virtiotest.RegQueueSizeMax))
 	p.write(virtiotest.RegQueueSel, 1)
@@ -105,9 +110,7 @@ func TestPageShowsConfig(t *testing.T) {
 	p.write(virtiotest.RegStatus, 1)
 	require.EqualValues(t, 2, p.seen(virtiotest.RegConfig))
 	p.write(virtiotest.RegStatus, 3)
-	p.write(virtiotest.RegDriverSel, 1)
-	p.write(virtiotest.RegDriverFeatures, 1)
-	p.write(virtiotest.RegStatus, 11)
+	p.negotiate()
 	p.write(virtiotest.RegStatus, 15)
 	before := p.seen(virtiotest.RegGeneration)
 	dev.set(3)
@@ -228,9 +231,7 @@ func TestPageWithoutTheRest(t *testing.T) {
 	p := newPaged(t, dev)
 	p.WriteMMIO(virtiotest.RegConfig, []byte{1, 2, 3, 4, 5, 6, 7, 8})
 	p.write(virtiotest.RegStatus, 3)
-	p.write(virtiotest.RegDriverSel, 1)
-	p.write(virtiotest.RegDriverFeatures, 1)
-	p.write(virtiotest.RegStatus, 11)
+	p.negotiate()
 	p.write(virtiotest.RegQueueSel, 1)
 	p.write(virtiotest.RegQueueSize, 4)
 	for i, reg := range []uint64{virtiotest.RegQueueDesc, virtiotest.RegQueueDriver, virtiotest.RegQueueDevice} {

@@ -16,28 +16,38 @@ import (
 	"github.com/anthropics/boxlite/pkg/runtime"
 )
 
-// file writes a file under another name and then gives it its own, so that what is
-// there stays until all of the new one is.
-func (u *unpacker) file(name string, mode fs.FileMode, h *tar.Header) error {
-	if err := u.replaceable(name); err != nil {
-		return err
+// put makes what an entry is. Where something is, the new one is made under another
+// name and then takes its place, so that what is there stays until all of the new
+// one is. make says whether it made anything.
+func (u *unpacker) put(name string, make func(name string) (made bool, err error)) error {
+	_, err := u.Root.Lstat(name)
+	there := !errors.Is(err, fs.ErrNotExist)
+	at := name
+	if there {
+		at = path.Join(path.Dir(name), ".boxlite-"+rand.Text())
 	}
-	temp := path.Join(path.Dir(name), ".boxlite-"+rand.Text())
-	f, err := u.Root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return named(err, name)
+	made, err := make(at)
+	if err == nil && there {
+		err = u.Root.Rename(at, name)
 	}
-	err = u.content(f, temp, name, mode, h)
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = u.Root.Rename(temp, name)
-	}
-	if err != nil {
-		_ = u.Root.Remove(temp) // the error at hand is the news
+	if err != nil && made {
+		_ = u.Root.Remove(at) // the error at hand is the news
 	}
 	return named(err, name)
+}
+
+func (u *unpacker) file(name string, mode fs.FileMode, h *tar.Header) error {
+	return u.put(name, func(at string) (bool, error) {
+		f, err := u.Root.OpenFile(at, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		if err != nil {
+			return false, err
+		}
+		err = u.content(f, at, name, mode, h)
+		if cerr := f.Close(); err == nil {
+			err = cerr
+		}
+		return true, err
+	})
 }
 
 // named says the name that a file is to have where an error has the one it has so far.
@@ -54,18 +64,18 @@ func named(err error, name string) error {
 }
 
 // content fills a file and gives it all that the entry says of it.
-func (u *unpacker) content(f *os.File, temp, name string, mode fs.FileMode, h *tar.Header) error {
+func (u *unpacker) content(f *os.File, at, name string, mode fs.FileMode, h *tar.Header) error {
 	if err := u.fill(f, h); err != nil {
 		return err
 	}
-	if err := u.own(temp, h); err != nil {
+	if err := u.own(at, h); err != nil {
 		return err
 	}
 	u.xattrs(f, name, h) // behind the owner, which takes capabilities away, and before the mode, which may forbid it
 	if err := f.Chmod(mode); err != nil {
 		return err
 	}
-	return u.Root.Chtimes(temp, time.Time{}, h.ModTime)
+	return u.Root.Chtimes(at, time.Time{}, h.ModTime)
 }
 
 func (u *unpacker) fill(f *os.File, h *tar.Header) error {
@@ -111,18 +121,20 @@ func (u *unpacker) xattrs(f *os.File, name string, h *tar.Header) {
 
 // symlink makes a symbolic link, whose target is nobody's business.
 func (u *unpacker) symlink(name string, h *tar.Header) error {
-	if err := u.Root.Symlink(h.Linkname, name); err != nil {
-		return err
-	}
-	if err := u.own(name, h); err != nil {
-		return err
-	}
 	dir, err := u.Root.Open(path.Dir(name))
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	return setLinkTime(dir, path.Base(name), h.ModTime)
+	return u.put(name, func(at string) (bool, error) {
+		if err := u.Root.Symlink(h.Linkname, at); err != nil {
+			return false, err
+		}
+		if err := u.own(at, h); err != nil {
+			return true, err
+		}
+		return true, setLinkTime(dir, path.Base(at), h.ModTime)
+	})
 }
 
 // link makes a hard link to a file that came before.
@@ -153,10 +165,10 @@ func (u *unpacker) link(name string, h *tar.Header) error {
 	if there, err := u.Root.Lstat(name); err == nil && os.SameFile(there, info) {
 		return nil
 	}
-	if err := u.vacate(name); err != nil {
-		return err
-	}
-	return u.Root.Link(target, name)
+	return u.put(name, func(at string) (bool, error) {
+		err := u.Root.Link(target, at)
+		return err == nil, err
+	})
 }
 
 // own sets the owner, if it is to be kept. Who is not root cannot, which is told
@@ -194,15 +206,22 @@ func (u *unpacker) special(name string, mode fs.FileMode, h *tar.Header) error {
 		return err
 	}
 	defer dir.Close()
-	if err := mknod(dir, path.Base(name), h); err != nil {
-		u.Warn(fmt.Sprintf("%s is left out: %v", quote(name), err))
+	var refused error
+	err = u.put(name, func(at string) (bool, error) {
+		if refused = mknod(dir, path.Base(at), h); refused != nil {
+			return false, refused
+		}
+		if err := u.own(at, h); err != nil {
+			return true, err
+		}
+		if err := u.Root.Chmod(at, mode); err != nil {
+			return true, err
+		}
+		return true, u.Root.Chtimes(at, time.Time{}, h.ModTime)
+	})
+	if refused != nil {
+		u.Warn(fmt.Sprintf("%s is left out: %v", quote(name), refused))
 		return nil
 	}
-	if err := u.own(name, h); err != nil {
-		return err
-	}
-	if err := u.Root.Chmod(name, mode); err != nil {
-		return err
-	}
-	return u.Root.Chtimes(name, time.Time{}, h.ModTime)
+	return err
 }

@@ -1,6 +1,7 @@
 package hostfiles
 
 import (
+	"archive/tar"
 	"bytes"
 	"os"
 	"path/filepath"
@@ -64,21 +65,52 @@ func TestHolesStay(t *testing.T) {
 	}
 }
 
-// TestDirectoriesStay: a directory that is there keeps its mode, unless all is kept.
+// TestDirectoriesStay: directories that are there keep their modes, unless all is kept.
 func TestDirectoriesStay(t *testing.T) {
 	from, to := t.TempDir(), t.TempDir()
 	require.NoError(t, os.MkdirAll(from+"/tree/sub", 0o755))
 	require.NoError(t, os.WriteFile(from+"/tree/sub/file", []byte("x"), 0o644))
 	require.NoError(t, os.MkdirAll(to+"/tree/sub", 0o700))
-	mode := func() os.FileMode {
-		fi, err := os.Stat(to + "/tree/sub")
-		require.NoError(t, err)
-		return fi.Mode().Perm()
+	modes := func(want os.FileMode) {
+		t.Helper()
+		for _, name := range []string{"/tree", "/tree/sub"} {
+			fi, err := os.Stat(to + name)
+			require.NoError(t, err)
+			require.Equal(t, want, fi.Mode().Perm(), name)
+		}
 	}
+	require.NoError(t, os.Chmod(to+"/tree", 0o700))
 	archive := pack(t, from+"/tree")
 	require.NoError(t, unpack(t, archive, Unpacking{Name: "tree"}, to, true))
-	require.EqualValues(t, 0o700, mode())
+	modes(0o700)
 	require.FileExists(t, to+"/tree/sub/file")
 	require.NoError(t, unpack(t, archive, Unpacking{Name: "tree", Archive: true}, to, true))
-	require.EqualValues(t, 0o755, mode())
+	modes(0o755)
+	require.NoError(t, os.RemoveAll(to+"/tree"))
+	require.NoError(t, unpack(t, archive, Unpacking{Name: "tree"}, to, true))
+	modes(0o755)
+}
+
+// TestOthersStay: links and what is special take the place of others only once they
+// are made, and a device that of a device.
+func TestOthersStay(t *testing.T) {
+	to := t.TempDir()
+	list := []tar.Header{
+		{Name: "x/", Typeflag: tar.TypeDir, Mode: 0o755},
+		{Name: "x/link", Typeflag: tar.TypeSymlink, Linkname: "elsewhere"},
+		{Name: "x/pipe", Typeflag: tar.TypeFifo, Mode: 0o600},
+		{Name: "x/hard", Typeflag: tar.TypeLink, Linkname: "x/pipe"},
+	}
+	if os.Getuid() == 0 {
+		list = append(list, tar.Header{Name: "x/null", Typeflag: tar.TypeChar, Mode: 0o666, Devmajor: 1, Devminor: 3})
+	}
+	for range 3 {
+		require.NoError(t, unpack(t, archive(t, list...), Unpacking{Name: "x", Archive: true, Warn: func(s string) { t.Error(s) }}, to, true))
+		names, err := os.ReadDir(to + "/x")
+		require.NoError(t, err)
+		require.Len(t, names, len(list)-1)
+	}
+	require.NoError(t, os.Remove(to+"/x/link"))
+	require.NoError(t, os.Mkdir(to+"/x/link", 0o755))
+	require.ErrorContains(t, unpack(t, archive(t, list...), Unpacking{Name: "x", Archive: true}, to, true), "is not replaced by a file")
 }

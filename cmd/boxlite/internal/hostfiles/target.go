@@ -96,13 +96,14 @@ func (u *Unpacking) descend(name string) error {
 	defer parent.Close()
 	u.Root = nil
 	made := &unpacker{Unpacking: Unpacking{Root: parent}}
-	if _, err := made.realDir(name); err != nil {
+	fresh, err := made.realDir(name)
+	if err != nil {
 		return err
 	}
 	root, err := parent.OpenRoot(name)
 	if err != nil {
 		return err
 	}
-	u.Root = root
+	u.Root, u.there = root, !fresh
 	return nil
 }

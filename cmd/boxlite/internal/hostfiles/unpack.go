@@ -35,6 +35,8 @@ type Unpacking struct {
 	// Archive keeps owners, set-id and sticky bits, capabilities and, for root,
 	// devices. Otherwise all belongs to who calls.
 	Archive bool
+	// there says that Root is the copied directory's and was there before.
+	there bool
 	// Warn is told what could not be done, in one line that is fit to print.
 	Warn func(string)
 }
@@ -183,16 +185,14 @@ func (u *unpacker) entry(h *tar.Header) error {
 	if err := u.parents(path.Dir(name)); err != nil {
 		return err
 	}
-	if h.Typeflag == tar.TypeLink {
-		return u.link(name, h)
-	}
-	if h.Typeflag == tar.TypeReg {
-		return u.file(name, mode, h)
-	}
-	if err := u.vacate(name); err != nil {
+	if err := u.replaceable(name, h); err != nil {
 		return err
 	}
 	switch h.Typeflag {
+	case tar.TypeLink:
+		return u.link(name, h)
+	case tar.TypeReg:
+		return u.file(name, mode, h)
 	case tar.TypeSymlink:
 		return u.symlink(name, h)
 	case tar.TypeChar, tar.TypeBlock, tar.TypeFifo:
@@ -260,8 +260,9 @@ func (u *unpacker) realDir(name string) (made bool, err error) {
 	return false, nil
 }
 
-// replaceable makes sure that what has a name may go for a file.
-func (u *unpacker) replaceable(name string) error {
+// replaceable makes sure that what has a name may go for an entry that is no
+// directory.
+func (u *unpacker) replaceable(name string, h *tar.Header) error {
 	info, err := u.Root.Lstat(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -270,26 +271,15 @@ func (u *unpacker) replaceable(name string) error {
 		return err
 	case info.IsDir():
 		return fmt.Errorf("%s is a directory here, and is not replaced by a file", quote(name))
-	case info.Mode()&fs.ModeDevice != 0:
+	case info.Mode()&fs.ModeDevice != 0 && h.Typeflag == tar.TypeReg:
 		return fmt.Errorf("%s is a device here, and is not replaced by a file", quote(name))
-	}
-	return nil
-}
-
-// vacate removes what has a name and may go.
-func (u *unpacker) vacate(name string) error {
-	if err := u.replaceable(name); err != nil {
-		return err
-	}
-	if err := u.Root.Remove(name); !errors.Is(err, fs.ErrNotExist) {
-		return err
 	}
 	return nil
 }
 
 func (u *unpacker) dir(name string, mode fs.FileMode, h *tar.Header) error {
 	if name == "." {
-		if u.Name == "." {
+		if u.Name == "." || u.there && !u.Archive {
 			return nil // somebody else's directory, which content is put into
 		}
 	} else {
