@@ -50,7 +50,7 @@ func TestRun(t *testing.T) {
 	st, err := os.Stat(out)
 	require.NoError(t, err)
 	require.EqualValues(t, 0o644, st.Mode().Perm())
-	require.Less(t, st.Size(), int64(2224<<10), "each KiB costs every boot")
+	require.Less(t, st.Size(), int64(2176<<10), "each KiB costs every boot")
 	left, err := os.ReadDir(filepath.Dir(out))
 	require.NoError(t, err)
 	require.Len(t, left, 1)

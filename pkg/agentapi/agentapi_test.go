@@ -25,7 +25,7 @@ func samples() []Message {
 				Link: "eth0", Addrs: []Prefix{{"\xc0\xa8\x7f\x02", 24}}, Gateways: []string{"\xc0\xa8\x7f\x01"},
 				Neighbours: []Neighbour{{"\xc0\xa8\x7f\x01", "\x5a\x94\xef\xe4\x0c\xdd"}},
 			},
-			ResolvConf: "nameserver 10.0.0.1\n", Env: []string{"A=1", "B="}, Time: time.Unix(1700000000, 5),
+			ResolvConf: "nameserver 10.0.0.1\n", Env: []string{"A=1", "B="}, Time: 1700000000_000000005,
 			Shm: 1 << 26, Orphan: -1, Log: LogDebug, NoCgroup: true, MaxExecs: 7, ExitLinger: 3, StreamGrace: 4,
 		},
 		&Setup{},

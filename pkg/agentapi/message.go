@@ -230,7 +230,7 @@ type Setup struct {
 	Network     Network       //
 	ResolvConf  string        // content of /etc/resolv.conf; empty leaves the image's
 	Env         []string      // "K=V" for every execution, before its own
-	Time        time.Time     // host's clock; zero leaves the guest's alone
+	Time        int64         // host's clock in ns since 1970; 0 leaves the guest's alone
 	Shm         uint64        // bytes of /dev/shm; 0 means 64 MiB
 	Orphan      time.Duration // how long a box lives without any control connection; 0 means 10 s, negative for ever
 	Log         LogLevel      //
@@ -258,11 +258,7 @@ func (m *Setup) encode(e *encoder) {
 	m.Network.encode(e)
 	e.str(m.ResolvConf)
 	e.strs(m.Env)
-	if m.Time.IsZero() {
-		e.i64(0)
-	} else {
-		e.i64(m.Time.UnixNano())
-	}
+	e.i64(m.Time)
 	e.u64(m.Shm)
 	e.i64(int64(m.Orphan))
 	e.u8(uint8(m.Log))
@@ -285,10 +281,7 @@ func (m *Setup) decode(d *decoder) {
 	m.User = d.str()
 	m.Network.decode(d)
 	m.ResolvConf, m.Env = d.str(), d.strs()
-	if ns := d.i64(); ns != 0 {
-		m.Time = time.Unix(0, ns)
-	}
-	m.Shm, m.Orphan = d.u64(), time.Duration(d.i64())
+	m.Time, m.Shm, m.Orphan = d.i64(), d.u64(), time.Duration(d.i64())
 	m.Log, m.NoCgroup, m.MaxExecs = LogLevel(d.u8()), d.bool(), d.u32()
 	m.ExitLinger, m.StreamGrace = time.Duration(d.i64()), time.Duration(d.i64())
 }

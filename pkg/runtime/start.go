@@ -304,7 +304,7 @@ func (b *LiteBox) guestSetup(rec *bootRecord) agentapi.Setup {
 		Hostname: b.hostname(),
 		User:     first(b.opts.User, rec.Config.User),
 		Root:     agentapi.Root{Kind: agentapi.RootDisk, Lower: vmm.RootDevice, Upper: vmm.WriteDevice},
-		Time:     time.Now(),
+		Time:     time.Now().UnixNano(),
 	}
 }
 

@@ -47,7 +47,7 @@ func (c *control) send(id uint32, m agentapi.Message) {
 	if cap(frame) <= 4096 {
 		c.buf = frame
 	}
-	c.conn.SetWriteDeadline(time.Now().Add(sendTimeout))
+	c.conn.WriteWithin(sendTimeout)
 	if _, err := c.conn.Write(frame); err != nil {
 		c.dead = true
 		c.conn.Close()
@@ -112,9 +112,10 @@ func (c *control) handle(id uint32, m agentapi.Message) {
 				c.send(id, &agentapi.OK{})
 				// The host closes when it has read the answer: with the guest's
 				// reset the connection's bytes would be lost.
+				late, _ := after(time.Second)
 				select {
 				case <-c.gone:
-				case <-time.After(time.Second):
+				case <-late:
 				}
 			})
 		}()
@@ -184,8 +185,9 @@ func (s *Server) orphaned(patience time.Duration) {
 			s.addControl(conn)
 			return
 		}
+		again, _ := after(min(step, patience))
 		select {
-		case <-time.After(min(step, patience)):
+		case <-again:
 		case <-s.over:
 			return
 		}

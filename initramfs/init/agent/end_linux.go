@@ -10,7 +10,7 @@ import (
 // finish runs when the leader has been reaped: it sees the output off, collects
 // what the kernel knows, and tells the host.
 func (e *execution) finish(end ended) {
-	st := agentapi.ExitStatus{Wall: time.Since(e.began)}
+	st := agentapi.ExitStatus{Wall: BootTime() - e.began}
 	st.Code = int32(end.status.ExitStatus())
 	if end.status.Signaled() {
 		st.Code, st.Signal = -1, uint32(end.status.Signal())

@@ -26,8 +26,8 @@ type execution struct {
 	// Set by start, before the leader can end.
 	tree    tree
 	pid     int
-	began   time.Time
-	master  *os.File // of the terminal
+	began   time.Duration // [BootTime]
+	master  *os.File      // of the terminal
 	outputs []*output
 	input   *input
 	timers  []*time.Timer
@@ -143,7 +143,7 @@ func (e *execution) start() (err error) {
 		return fail(agentapi.CodeExited, "exec", "killed before it began", nil)
 	default:
 	}
-	e.began = time.Now()
+	e.began = BootTime()
 	e.pid, err = s.reaper.spawn(func() (int, error) { return syscall.ForkExec(p.path, e.spec.Args, attr) }, func(end ended) {
 		go func() {
 			defer s.guard("end of execution")

@@ -41,8 +41,8 @@ func newLink(arrive <-chan Conn) *link {
 
 // get waits for the connection, or returns nil.
 func (l *link) get(grace time.Duration) Conn {
-	t := time.NewTimer(grace)
-	defer t.Stop()
+	late, stop := after(grace)
+	defer stop()
 	select {
 	case conn := <-l.arrive:
 		l.mu.Lock()
@@ -57,7 +57,7 @@ func (l *link) get(grace time.Duration) Conn {
 	case <-l.taken:
 		return l.conn
 	case <-l.gone:
-	case <-t.C:
+	case <-late:
 	}
 	return nil
 }

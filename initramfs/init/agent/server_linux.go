@@ -17,8 +17,8 @@ type Conn interface {
 	io.ReadWriteCloser
 	syscall.Conn
 	CloseWrite() error
-	SetReadDeadline(time.Time) error
-	SetWriteDeadline(time.Time) error
+	ReadWithin(time.Duration)  // reads fail after that time; 0 takes the limit away
+	WriteWithin(time.Duration) // as ReadWithin
 }
 
 // Listener accepts connections from the host.
@@ -181,7 +181,7 @@ func (s *Server) serveStream(conn Conn) {
 		s.mu.Lock()
 		grace := s.setup.StreamGrace
 		s.mu.Unlock()
-		conn.SetReadDeadline(time.Now().Add(grace))
+		conn.ReadWithin(grace)
 		var b [agentapi.StreamHeaderLen]byte
 		if _, err := io.ReadFull(conn, b[:]); err != nil {
 			conn.Close()
@@ -193,7 +193,7 @@ func (s *Server) serveStream(conn Conn) {
 			conn.Close()
 			return
 		}
-		conn.SetReadDeadline(time.Time{})
+		conn.ReadWithin(0)
 		s.streams.offer(h, conn, grace)
 	}()
 }

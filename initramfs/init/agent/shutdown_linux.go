@@ -42,9 +42,10 @@ func (s *Server) endArchives() {
 		s.archiving.Wait()
 		close(done)
 	}()
+	late, _ := after(killPatience)
 	select {
 	case <-done:
-	case <-time.After(killPatience):
+	case <-late:
 		s.log("a copy did not end in time")
 	}
 }

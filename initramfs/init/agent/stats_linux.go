@@ -49,7 +49,8 @@ func (s *Server) stats() (agentapi.Message, error) {
 		f := strings.Fields(string(b))
 		for i := range m.Load {
 			if i < len(f) { // "0.12"
-				v, _ := strconv.ParseUint(strings.Replace(f[i], ".", "", 1), 10, 32)
+				whole, hundredths, _ := strings.Cut(f[i], ".")
+				v, _ := strconv.ParseUint(whole+hundredths, 10, 32)
 				m.Load[i] = uint32(v)
 			}
 		}

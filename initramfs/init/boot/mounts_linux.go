@@ -198,13 +198,13 @@ func limits() error {
 
 // clock sets the time of day if the guest's differs: a leap of nothing is cheap
 // to avoid and spoils timers.
-func clock(host time.Time) error {
-	if host.IsZero() {
+func clock(host int64) error {
+	if host == 0 {
 		return nil
 	}
-	if d := time.Since(host); d.Abs() < 100*time.Millisecond {
+	if d := time.Duration(time.Now().UnixNano() - host); d.Abs() < 100*time.Millisecond {
 		return nil
 	}
-	ts := unix.NsecToTimespec(host.UnixNano())
+	ts := unix.NsecToTimespec(host)
 	return os.NewSyscallError("setting the clock", unix.ClockSettime(unix.CLOCK_REALTIME, &ts))
 }

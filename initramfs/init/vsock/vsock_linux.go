@@ -30,6 +30,21 @@ func (c Conn) CloseWrite() error {
 	return os.NewSyscallError("shutdown", e)
 }
 
+// ReadWithin makes reads fail after that time, with 0 never. The interface that has
+// it in the agent has no [time.Time], whose formatting and time zones would then be
+// part of init.
+func (c Conn) ReadWithin(d time.Duration) { _ = c.SetReadDeadline(deadline(d)) }
+
+// WriteWithin is ReadWithin for writes.
+func (c Conn) WriteWithin(d time.Duration) { _ = c.SetWriteDeadline(deadline(d)) }
+
+func deadline(d time.Duration) (t time.Time) {
+	if d != 0 {
+		t = time.Now().Add(d)
+	}
+	return t
+}
+
 // Dial connects to a port of the host.
 func Dial(port uint32, timeout time.Duration) (Conn, error) {
 	fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)

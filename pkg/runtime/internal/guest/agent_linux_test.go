@@ -69,7 +69,7 @@ func runAgent(dir string) {
 			if err != nil {
 				return nil, err
 			}
-			return c.(*net.UnixConn), nil
+			return unixConn{c.(*net.UnixConn)}, nil
 		},
 		Listen: func(port uint32) (agent.Listener, error) {
 			l, err := net.Listen("unix", socketOf(dir, port))
@@ -90,7 +90,20 @@ func (l unixListener) Accept() (agent.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.(*net.UnixConn), nil
+	return unixConn{c.(*net.UnixConn)}, nil
+}
+
+// unixConn stands for vsock.Conn.
+type unixConn struct{ *net.UnixConn }
+
+func (c unixConn) ReadWithin(d time.Duration)  { _ = c.SetReadDeadline(deadline(d)) }
+func (c unixConn) WriteWithin(d time.Duration) { _ = c.SetWriteDeadline(deadline(d)) }
+
+func deadline(d time.Duration) (t time.Time) {
+	if d != 0 {
+		t = time.Now().Add(d)
+	}
+	return t
 }
 
 // testMachine is a guest whose root is that of the host.

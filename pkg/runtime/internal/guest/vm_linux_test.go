@@ -331,7 +331,7 @@ func TestGuestRoots(t *testing.T) {
 		b := bootVM(t, agentapi.Setup{
 			Root:     agentapi.Root{Kind: agentapi.RootDisk, Lower: "/dev/vda", Upper: "/dev/vdb"},
 			Hostname: "full", Hosts: []agentapi.Host{{Addr: "10.1.2.3", Names: []string{"gw", "gateway"}}}, ResolvConf: "nameserver 10.1.2.3\n",
-			Time: time.Unix(2000000000, 0),
+			Time: 2000000000e9,
 		}, image(t), writable(t, path))
 		t.Logf("init %v dialed %v ready %v, steps %v", b.hello.Init, b.hello.Dialed, b.ready.At, b.ready.Steps)
 		f := b.facts(agentapi.ExecSpec{User: "web", Dir: "/made/dir"})
