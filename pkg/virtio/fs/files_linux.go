@@ -222,7 +222,7 @@ func (w *worker) tmpfile(a *args) ([]byte, syscall.Errno) {
 	if errno := w.createdFile(n.id, nil, f, flags, out); errno != 0 {
 		return nil, errno
 	}
-	s.nodes.moved(le.Uint64(out), 0, nil) // it has no name to be found by
+	s.nodes.nameless(le.Uint64(out))
 	return out, 0
 }
 

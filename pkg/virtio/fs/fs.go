@@ -69,7 +69,7 @@ import (
 
 // InodeBytes is what an inode that a guest remembers takes of this process's heap at
 // most, with the longest name; with names of a few letters it is about half of that.
-const InodeBytes = 544
+const InodeBytes = 576
 
 // Cache says how long a guest may believe what it has read.
 type Cache int

@@ -29,10 +29,14 @@ func TestInodeBytes(t *testing.T) {
 		for _, n := range []int{200, nameMax} {
 			name := bytes.Repeat([]byte{'x'}, n)
 			copy(name, fmt.Sprint(i))
-			_, _, errno := s.nodes.enter(rootID, name, st)
+			id, _, errno := s.nodes.enter(rootID, name, st)
 			require.Zero(t, errno)
+			if n == nameMax {
+				s.nodes.linkedAs(s.nodes.byID[id], rootID, append(name[:n-1], 'y'))
+			}
 		}
 	}
+	require.Equal(t, inodes/linkedShare, s.nodes.linked)
 	each := float64(heap()-before) / inodes
 	t.Logf("%.0f bytes each", each)
 	require.Less(t, each, float64(InodeBytes))

@@ -170,21 +170,31 @@ func (w *worker) mknod(a *args) ([]byte, syscall.Errno) {
 	return w.entry(n, dir, name)
 }
 
-// keep makes sure that a node keeps its descriptor, because its name is about to
-// go or to change, and returns the node's id, or 0 if the guest does not know it.
-func (w *worker) keep(dir int, name cstring) uint64 {
+// keep returns the node of a name that is about to go or to change, pinned and if
+// possible with its descriptor, or nil if the guest does not know it. last says that
+// it has no other name.
+func (w *worker) keep(n *node, dir int, name cstring) (kept *node, last bool) {
 	t := &w.srv.nodes
 	if statAt(dir, name, &w.st) != 0 {
-		return 0
+		return nil, false
 	}
-	id := t.known(&w.st)
-	if id == 0 {
-		return 0
+	if kept = t.pin(t.known(&w.st)); kept == nil {
+		return nil, false
 	}
-	if n, _, errno := t.hold(id); errno == 0 {
-		t.unpin(n)
+	last = w.st.Nlink == 1 || kept.typ == unix.S_IFDIR
+	for _, place := range []bool{false, true} {
+		if place { // the host has moved it here
+			t.seen(kept, n.id, name.text())
+		}
+		held, _, errno := t.hold(kept.id)
+		if errno == 0 {
+			t.unpin(held)
+		}
+		if errno != syscall.ESTALE {
+			break
+		}
 	}
-	return id
+	return kept, last
 }
 
 func (w *worker) unlink(a *args, flags int) ([]byte, syscall.Errno) {
@@ -197,11 +207,12 @@ func (w *worker) unlink(a *args, flags int) ([]byte, syscall.Errno) {
 		return nil, errno
 	}
 	defer w.srv.nodes.unpin(n)
-	id := w.keep(dir, name)
+	gone, last := w.keep(n, dir, name)
+	defer w.srv.nodes.unpin(gone)
 	if errno := unlinkAt(dir, name, flags); errno != 0 {
 		return nil, errno
 	}
-	w.srv.nodes.moved(id, 0, nil)
+	w.srv.nodes.unlinked(gone, n.id, name.text(), last)
 	return nil, 0
 }
 
@@ -233,17 +244,22 @@ func (w *worker) rename(a *args, two bool) ([]byte, syscall.Errno) {
 		return nil, errno
 	}
 	defer t.unpin(n2)
-	id, id2 := w.keep(dir, old), w.keep(dir2, name)
+	moved, _ := w.keep(n, dir, old)
+	defer t.unpin(moved)
+	target, last := w.keep(n2, dir2, name)
+	defer t.unpin(target)
 	if errno := renameAt(dir, old, dir2, name, flags); errno != 0 {
 		return nil, errno
 	}
 	switch {
+	case moved == target: // two names of one file: nothing happened
+		return nil, 0
 	case flags&unix.RENAME_EXCHANGE != 0:
-		t.moved(id2, n.id, old.text())
-	case id2 != id: // two names of one file: nothing happened
-		t.moved(id2, 0, nil)
+		t.renamed(target, n2.id, name.text(), n.id, old.text())
+	default:
+		t.unlinked(target, n2.id, name.text(), last)
 	}
-	t.moved(id, n2.id, name.text())
+	t.renamed(moved, n.id, old.text(), n2.id, name.text())
 	return nil, 0
 }
 
@@ -273,5 +289,6 @@ func (w *worker) link(a *args) ([]byte, syscall.Errno) {
 	if errno := linkAt(s.proc, fdName(&w.proc, fd), dir, name); errno != 0 {
 		return nil, errno
 	}
+	s.nodes.linkedAs(o, n.id, name.text())
 	return w.entry(n, dir, name)
 }

@@ -1,7 +1,6 @@
 package fs
 
 import (
-	"bytes"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -25,9 +24,9 @@ type node struct {
 	typ   uint32 // S_IFMT of the host's file; never changes
 	fixed bool   // of the share itself: never forgotten; never changes
 
-	parent uint64 // where it was seen last
-	name   []byte
-	lost   bool // that name has been taken away by the guest
+	at   spot  // where it was seen last
+	also *spot // another name, of those that the guest has linked; nil for none
+	lost bool  // the guest has taken these names away
 
 	fd      int // O_PATH, or -1 while it is given up
 	lookups uint64
@@ -58,6 +57,7 @@ type table struct {
 	last   uint64 // id; never used again, so a stale one is found out
 	lru    node   // sentinel of the nodes with descriptors, least recently used last
 	fds    int
+	linked int     // nodes with a second name
 	mounts []mount // the first is the root's
 	free   []*node
 }
@@ -66,7 +66,7 @@ const (
 	freeNodes = 256 // nodes kept for reuse
 	evictScan = 256 // nodes looked at to find one to give up
 	evictMost = 16  // descriptors given up at once
-	maxDepth  = 256 // folders above an inode that may have to be found again
+	maxFinds  = 512 // inodes that one hold may look for: the folders above it, and tries
 )
 
 func (t *table) init(s *server, nodes, fds int) {
@@ -165,17 +165,6 @@ func (t *table) full() bool {
 	return len(t.byID) >= t.maxNodes
 }
 
-// place remembers where a node was seen. Preconditions: table.mu.
-func (n *node) place(parent uint64, name []byte) {
-	n.parent, n.lost = parent, false
-	if !bytes.Equal(n.name, name) {
-		if cap(n.name) < len(name) {
-			n.name = nil // what grows may take twice what it needs
-		}
-		n.name = append(n.name[:0], name...)
-	}
-}
-
 // pin returns a node that stays until unpin, or nil.
 func (t *table) pin(id uint64) *node {
 	t.mu.Lock()
@@ -188,9 +177,13 @@ func (t *table) pin(id uint64) *node {
 }
 
 // hold returns a node and its descriptor, both of which stay until unpin.
-func (t *table) hold(id uint64) (*node, int, syscall.Errno) { return t.holdWithin(id, maxDepth) }
+func (t *table) hold(id uint64) (*node, int, syscall.Errno) {
+	finds := maxFinds
+	return t.holdWithin(id, &finds)
+}
 
-func (t *table) holdWithin(id uint64, depth int) (*node, int, syscall.Errno) {
+// holdWithin takes what it looks for from finds.
+func (t *table) holdWithin(id uint64, finds *int) (*node, int, syscall.Errno) {
 	t.mu.Lock()
 	n := t.byID[id]
 	if n == nil {
@@ -206,7 +199,7 @@ func (t *table) holdWithin(id uint64, depth int) (*node, int, syscall.Errno) {
 	if fd >= 0 {
 		return n, fd, 0
 	}
-	fd, errno := t.find(n, depth)
+	fd, errno := t.find(n, finds)
 	if errno != 0 {
 		t.unpin(n)
 		return nil, -1, errno
@@ -214,8 +207,11 @@ func (t *table) holdWithin(id uint64, depth int) (*node, int, syscall.Errno) {
 	return n, fd, 0
 }
 
-// unpin ends what pin and hold began.
+// unpin ends what pin and hold began; nil is nothing.
 func (t *table) unpin(n *node) {
+	if n == nil {
+		return
+	}
 	if n.pins.Add(-1) != 0 || !n.doomed.Load() {
 		return
 	}
@@ -246,37 +242,46 @@ func (n *node) unlink() {
 	}
 }
 
-// find opens a node again by where it was seen last, and makes sure that it is
-// the same. The node is pinned.
-func (t *table) find(n *node, depth int) (int, syscall.Errno) {
-	if depth == 0 {
-		return -1, syscall.ESTALE
-	}
+// find opens a node again by its names, and makes sure that it is the same. The node
+// is pinned.
+func (t *table) find(n *node, finds *int) (int, syscall.Errno) {
 	var buf [nameMax + 1]byte
-	for try := 0; ; try++ {
+	second := false // the first name was wrong
+	for {
 		t.mu.Lock()
-		parent, lost := n.parent, n.lost
-		name := cstring(buf[:copy(buf[:nameMax], n.name)+1])
+		fd, parent, lost := n.fd, n.at.parent, n.lost
+		name := cstring(buf[:copy(buf[:nameMax], n.at.name)+1])
 		t.mu.Unlock()
 		name[len(name)-1] = 0
-		if lost || n.fixed {
+		switch {
+		case fd >= 0: // found by another thread, and pinned
+			return fd, 0
+		case lost || n.fixed || *finds == 0:
 			return -1, syscall.ESTALE
 		}
-		fd, errno := t.findIn(n, parent, name, depth)
+		*finds--
+		fd, errno := t.findIn(n, parent, name, finds)
+		t.mu.Lock()
+		there := n.at.is(parent, name.text())
+		if second && errno == 0 && there {
+			t.dropAlso(n)
+		}
+		if !second && errno == syscall.ESTALE && there && n.also != nil {
+			n.swap()
+			second, there = true, false
+		}
+		t.mu.Unlock()
 		if errno == 0 {
 			return t.install(n, fd)
 		}
-		t.mu.Lock()
-		moved := n.parent != parent || !bytes.Equal(n.name, name.text())
-		t.mu.Unlock()
-		if !moved || try == 8 {
+		if there {
 			return -1, errno
 		}
 	}
 }
 
-func (t *table) findIn(n *node, parent uint64, name cstring, depth int) (int, syscall.Errno) {
-	p, dir, errno := t.holdWithin(parent, depth-1)
+func (t *table) findIn(n *node, parent uint64, name cstring, finds *int) (int, syscall.Errno) {
+	p, dir, errno := t.holdWithin(parent, finds)
 	if errno != 0 {
 		return -1, errno
 	}
@@ -411,6 +416,7 @@ func (t *table) bury(n *node) int {
 		t.fds--
 	}
 	n.id = 0 // buried
+	t.dropAlso(n)
 	if len(t.free) < freeNodes {
 		t.free = append(t.free, n)
 	}
@@ -463,20 +469,6 @@ func (t *table) known(st *unix.Statx_t) uint64 {
 		return n.id
 	}
 	return 0
-}
-
-// moved says where a node is now; name nil means that it lost its name.
-func (t *table) moved(id, parent uint64, name []byte) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	n := t.byID[id]
-	switch {
-	case n == nil || n.fixed:
-	case name == nil:
-		n.lost = true
-	default:
-		n.place(parent, name)
-	}
 }
 
 func closeFD(fd int) {
