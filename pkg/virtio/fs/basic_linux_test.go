@@ -22,7 +22,11 @@ import (
 // populate fills a folder of the host and returns it.
 func populate(t testing.TB) string {
 	t.Helper()
-	dir := t.TempDir()
+	return makeFiles(t, t.TempDir())
+}
+
+func makeFiles(t testing.TB, dir string) (share string) {
+	t.Helper()
 	require.NoError(t, os.MkdirAll(filepath.Join(dir, "sub/deep"), 0o755))
 	for name, text := range map[string]string{"file": "hello, guest\n", "empty": "", "sub/deep/file": "deep"} {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644))

@@ -194,6 +194,11 @@ func guestInit() {
 		unix.Sync()
 		_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
 	}()
+	if os.Getenv(inGuest) == "hostile" {
+		guestHostile()
+		fmt.Println("the guest is content")
+		return
+	}
 	tags := []string{"auto", "none", "always", "few", "ro", "file"}
 	if os.Getenv(inGuest) == "packages" {
 		tags = tags[:1]

@@ -65,7 +65,7 @@ const (
 	LowSize  = 16 << 20
 	HighBase = 0x1_0000_0000 // beyond the hole for MMIO
 	HighSize = 1 << 20
-	heap     = 0x1000 // Alloc starts here: address 0 stays a mistake
+	heap     = 0x1000 // of the first region: Alloc starts here, address 0 stays a mistake
 )
 
 // NewMemory returns RAM in two regions with a hole between them, closed at the
@@ -117,7 +117,7 @@ func Attach(t testing.TB, dev virtio.Device) *Driver {
 // New returns a driver for a register window. Interrupt must be called for each
 // interrupt.
 func New(t testing.TB, mem *guestmem.Memory, regs Registers) *Driver {
-	d := &Driver{T: t, Mem: mem, Regs: regs, next: heap, irq: make(chan struct{}, 1), tick: time.NewTimer(Patience)}
+	d := &Driver{T: t, Mem: mem, Regs: regs, next: mem.Regions()[0].Base + heap, irq: make(chan struct{}, 1), tick: time.NewTimer(Patience)}
 	t.Cleanup(func() { d.tick.Stop() })
 	return d
 }
@@ -184,7 +184,7 @@ func (d *Driver) Offered() virtio.Features {
 func (d *Driver) Alloc(n int) guestmem.GPA {
 	at := d.next
 	d.next += (guestmem.GPA(n) + 4095) &^ 4095
-	if d.next > LowBase+LowSize {
+	if low := d.Mem.Regions()[0]; d.next > low.Base+guestmem.GPA(len(low.Bytes)) {
 		d.T.Fatalf("virtiotest: out of RAM")
 	}
 	clear(d.Bytes(at, n))
@@ -211,7 +211,7 @@ func (d *Driver) Put(p []byte) guestmem.GPA {
 // Reset resets the device and forgets all RAM allocated so far.
 func (d *Driver) Reset() {
 	d.Write(RegStatus, 0)
-	d.next = heap
+	d.next = d.Mem.Regions()[0].Base + heap
 	d.drain()
 }
 
