@@ -5,9 +5,11 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -35,6 +37,9 @@ func guest() {
 	for _, w := range workloads {
 		if w.name != "nothing" && !only.MatchString(w.name) {
 			continue
+		}
+		if _, err := os.Stat("/git"); err != nil && strings.HasPrefix(w.name, "git") {
+			continue // nor was there one on the host
 		}
 		if w.fresh || !mounted {
 			remount()
@@ -104,6 +109,9 @@ var workloads = []workload{
 	{name: "walk-again", rest: 1200 * time.Millisecond, do: walk},
 	{name: "walk-warm", do: walk},
 	{name: "mkdir-rmdir", fresh: true, do: folders},
+	{name: "git-add", fresh: true, do: func() int { git("init", "-q"); git("add", "."); return sources }},
+	{name: "git-status-cold", fresh: true, do: func() int { git("status", "--short"); return sources }},
+	{name: "git-status-again", rest: 1200 * time.Millisecond, do: func() int { git("status", "--short"); return sources }},
 }
 
 var st unix.Stat_t
@@ -243,7 +251,7 @@ func list() int {
 	return len(all)
 }
 
-// walk is what git status does: it reads every folder and looks at every file.
+// walk reads every folder and looks at every file.
 func walk() int {
 	n := 0
 	must(filepath.WalkDir(at("tree"), func(path string, d fs.DirEntry, err error) error {
@@ -254,6 +262,17 @@ func walk() int {
 		return err
 	}))
 	return n
+}
+
+// git works on the folder repo.
+func git(args ...string) {
+	before := []string{"--library-path", "/git", "/git/git", "-C", at("repo"), "-c", "core.fsync=none", "-c", "core.preloadIndex=false"}
+	c := exec.Command("/git/ld-linux-x86-64.so.2", append(before, args...)...)
+	c.Env = []string{"HOME=/", "GIT_CONFIG_NOSYSTEM=1", "GIT_OPTIONAL_LOCKS=0"}
+	out, err := c.CombinedOutput()
+	if err != nil {
+		panic(fmt.Sprintf("git %v: %v: %s", args, err, out))
+	}
 }
 
 func folders() int {

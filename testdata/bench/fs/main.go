@@ -2,7 +2,7 @@
 // with its virtiofsd beside it. testdata/tools/bench-fs runs it in the rig.
 //
 //	fsbench ours|qemu [-cache none|auto|always] [-writeback] [-owner xattr] [-only REGEXP] [-readahead KIB]
-//	  [-reasons] [-kernel FILE]
+//	  [-reasons] [-kernel FILE] [-git FOLDER]
 //
 // The same program is the guest's init, with the same kernel, on both sides. A
 // line of output is a workload: operations, time and exits of each.
@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 const (
@@ -27,6 +28,9 @@ const (
 	files    = 40 // in the flat folder, and in the tree
 	treeDirs = 4
 	smallLen = 1000
+
+	sources    = 1000 // files that git looks at
+	sourceDirs = 50
 )
 
 // options are what a run is told. Those for the guest go by its command line.
@@ -38,6 +42,7 @@ type options struct {
 	readahead int
 	reasons   bool
 	kernel    string
+	git       string
 	share     string
 }
 
@@ -64,6 +69,7 @@ func run() error {
 	set.IntVar(&o.readahead, "readahead", 0, "KiB that the guest reads ahead; 0 means its default")
 	set.BoolVar(&o.reasons, "reasons", false, "print all that KVM counts")
 	set.StringVar(&o.kernel, "kernel", os.Getenv("BOXLITE_KERNEL"), "vmlinux")
+	set.StringVar(&o.git, "git", os.Getenv("FSBENCH_GIT"), "folder with a git for the guest, its libraries and ld.so")
 	if err := set.Parse(os.Args[2:]); err != nil {
 		return err
 	}
@@ -77,7 +83,7 @@ func run() error {
 		return err
 	}
 	initrd := filepath.Join(dir, "initramfs")
-	if err := pack(initrd); err != nil {
+	if err := pack(initrd, o.git); err != nil {
 		return err
 	}
 	switch os.Args[1] {
@@ -117,15 +123,27 @@ func populate(share string) error {
 			}
 		}
 	}
+	for f := range sources {
+		name := filepath.Join(share, "repo", fmt.Sprintf("package-%02d", f%sourceDirs), fmt.Sprintf("source-%04d.go", f))
+		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(name, fmt.Appendf(nil, "package p%d\n", f), 0o644); err != nil {
+			return err
+		}
+		if err := os.Chtimes(name, time.Time{}, time.Unix(1700000000, 0)); err != nil {
+			return err
+		}
+	}
 	big := make([]byte, bigMiB<<20)
 	r := rand.NewChaCha8([32]byte{})
 	_, _ = r.Read(big)
 	return os.WriteFile(filepath.Join(share, "big"), big, 0o644)
 }
 
-// pack makes an initramfs with this program as /init
+// pack makes an initramfs with this program as /init, and what is in the folder git
 // (Documentation/driver-api/early-userspace/buffer-format.rst).
-func pack(path string) error {
+func pack(path, git string) error {
 	self, err := os.ReadFile("/proc/self/exe")
 	if err != nil {
 		return err
@@ -145,7 +163,23 @@ func pack(path string) error {
 	}
 	add("dev", 0o40755, 0, 0, nil)
 	add("dev/console", 0o20600, 5, 1, nil)
+	add("dev/null", 0o20666, 1, 3, nil)
+	add("dev/urandom", 0o20666, 1, 9, nil)
 	add("init", 0o100755, 0, 0, self)
+	if git != "" {
+		all, err := os.ReadDir(git)
+		if err != nil {
+			return err
+		}
+		add("git", 0o40755, 0, 0, nil)
+		for _, e := range all {
+			p, err := os.ReadFile(filepath.Join(git, e.Name()))
+			if err != nil {
+				return err
+			}
+			add("git/"+e.Name(), 0o100755, 0, 0, p)
+		}
+	}
 	add("TRAILER!!!", 0, 0, 0, nil)
 	return os.WriteFile(path, []byte(b.String()), 0o644)
 }
