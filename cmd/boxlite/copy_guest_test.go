@@ -2,13 +2,16 @@ package main
 
 import (
 	"archive/tar"
+	"bytes"
 	"encoding/json"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/anthropics/boxlite/pkg/machine/machinetest"
 	"github.com/stretchr/testify/require"
@@ -118,6 +121,9 @@ func TestGuestCopyCommand(t *testing.T) {
 	r = boxlite("no archive", "cp", "-", "live:/tmp")
 	require.Equal(t, exitSome, r.code)
 	require.Contains(t, r.stderr, "archive")
+	interruptCopy(t, program(t, home, "cp", "-", "live:/tmp"), func() string {
+		return boxlite("", "exec", "live", "ls", "-A", "/tmp").stdout
+	})
 
 	r = boxlite("", "top", "live")
 	require.Zero(t, r.code, r.stderr)
@@ -169,4 +175,26 @@ func TestGuestCopyCommand(t *testing.T) {
 	require.Empty(t, rest)
 	require.NoError(t, box.Wait())
 	requireNothingLeft(t, home)
+}
+
+// interruptCopy begins to unpack an archive that has no end, and interrupts it. Nothing
+// of it stays.
+func interruptCopy(t *testing.T, cp *exec.Cmd, list func() string) {
+	t.Helper()
+	before := list()
+	archive, err := cp.StdinPipe()
+	require.NoError(t, err)
+	var errs bytes.Buffer
+	cp.Stderr = &errs
+	require.NoError(t, cp.Start())
+	tw := tar.NewWriter(archive)
+	require.NoError(t, tw.WriteHeader(&tar.Header{Name: "half", Mode: 0o644, Size: 1 << 30}))
+	_, err = tw.Write(make([]byte, 1<<20))
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return list() != before }, testTimeout, time.Millisecond)
+	require.NoError(t, cp.Process.Signal(unix.SIGINT))
+	_ = cp.Wait()
+	require.Equal(t, 130, cp.ProcessState.ExitCode(), "%s", &errs)
+	require.Equal(t, "boxlite: interrupted\n", errs.String())
+	require.Eventually(t, func() bool { return list() == before }, testTimeout, 50*time.Millisecond)
 }

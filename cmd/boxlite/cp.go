@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"path"
 	"path/filepath"
 	"strings"
@@ -14,7 +13,6 @@ import (
 	"github.com/anthropics/boxlite/cmd/boxlite/internal/hostfiles"
 	"github.com/anthropics/boxlite/pkg/runtime"
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 )
 
 // copyFlags are the flags of `boxlite cp`.
@@ -76,8 +74,9 @@ func copyFiles(ctx context.Context, g *globalOptions, o copyFlags, from, to stri
 	case src == "" || dst == "":
 		return errors.New("cp: a path is empty; the root of a box is BOX:/")
 	}
-	ctx, cancel := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	ctx, cancel := untilOneSignal(ctx)
 	defer cancel()
+	defer func() { err = orInterrupted(ctx, err) }()
 	rt, done, err := g.open()
 	if err != nil {
 		return err
@@ -93,18 +92,16 @@ func copyFiles(ctx context.Context, g *globalOptions, o copyFlags, from, to stri
 	}
 	release, err := box.OpenForCopy(ctx)
 	if err != nil {
-		return interrupted(ctx, err)
+		return err
 	}
 	defer func() { err = errors.Join(err, release()) }()
 	done()
 	c := copier{box: box, copyFlags: o}
 	defer c.summary()
 	if toBox != "" {
-		err = c.in(ctx, src, dst)
-	} else {
-		err = c.out(ctx, src, dst)
+		return c.in(ctx, src, dst)
 	}
-	return interrupted(ctx, err)
+	return c.out(ctx, src, dst)
 }
 
 // copier is one copy.
@@ -170,7 +167,9 @@ func (o copyFlags) source(src string) (info os.FileInfo, follow bool, err error)
 // in copies into the box.
 func (c *copier) in(ctx context.Context, src, dst string) error {
 	if src == "-" {
-		return c.box.CopyTo(ctx, dst, os.Stdin, runtime.CopyOptions{})
+		r, stop := standardInput(ctx)
+		defer stop()
+		return c.box.CopyTo(ctx, dst, r, runtime.CopyOptions{})
 	}
 	info, follow, err := c.source(src)
 	if err != nil {
@@ -204,6 +203,17 @@ func (c *copier) in(ctx context.Context, src, dst string) error {
 		return fmt.Errorf("cp: %w", perr) // what went wrong first
 	}
 	return err
+}
+
+// standardInput is standard input until ctx ends, which a Read of it that blocks does
+// not hear of.
+func standardInput(ctx context.Context) (r io.Reader, stop func() bool) {
+	pr, pw := io.Pipe()
+	go func() {
+		_, err := io.Copy(pw, os.Stdin)
+		pw.CloseWithError(err)
+	}()
+	return pr, context.AfterFunc(ctx, func() { pw.CloseWithError(context.Cause(ctx)) })
 }
 
 // target finds out where in the box a copy goes: the directory to unpack into,

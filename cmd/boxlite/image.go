@@ -6,13 +6,11 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"path/filepath"
 
 	"github.com/anthropics/boxlite/pkg/oci"
 	"github.com/anthropics/boxlite/pkg/runtime"
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 )
 
 func imageCommand(g *globalOptions) *cobra.Command {
@@ -111,10 +109,10 @@ all that is in them: a saved image has the same files, but other digests.`,
 					return err
 				}
 				// An interrupt must not leave half an archive.
-				ctx, cancel := signal.NotifyContext(cmd.Context(), unix.SIGINT, unix.SIGTERM)
+				ctx, cancel := untilOneSignal(cmd.Context())
 				defer cancel()
 				err = writeOutput(called(cmd), output, func(w io.Writer) error { return plain(called(cmd), store.Save(ctx, w, args, o)) })
-				return interrupted(ctx, err)
+				return orInterrupted(ctx, err)
 			})
 		},
 	}

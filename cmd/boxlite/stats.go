@@ -6,13 +6,11 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"strings"
 	"time"
 
 	"github.com/anthropics/boxlite/pkg/runtime"
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 )
 
 // statsInterval is how often figures are taken; a CPU's share is that of the
@@ -38,8 +36,9 @@ from and wrote to its disks. A box that does not answer shows "--".
   boxlite stats --no-stream --format '{{.Name}} {{.PIDs}}' web
   boxlite stats --format prometheus`,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			ctx, cancel := signal.NotifyContext(cmd.Context(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+			ctx, cancel := untilOneSignal(cmd.Context())
 			defer cancel()
+			defer func() { err = orInterrupted(ctx, err) }()
 			rt, done, err := g.open()
 			if err != nil {
 				return err
@@ -153,11 +152,11 @@ func (s *sampler) once(ctx context.Context, w io.Writer, f format) error {
 	select {
 	case <-time.After(statsInterval):
 	case <-ctx.Done():
-		return interrupted(ctx, ctx.Err())
+		return ctx.Err()
 	}
 	rows, err := s.sample(ctx)
 	if err != nil {
-		return interrupted(ctx, err)
+		return err
 	}
 	return showStats(w, f, rows)
 }

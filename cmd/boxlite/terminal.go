@@ -168,6 +168,14 @@ func untilSignal(parent context.Context) (ctx context.Context, stop func()) {
 	}
 }
 
+// untilOneSignal is untilSignal for what may wait where ctx does not reach, as a write
+// to standard output: a second signal ends this program at once.
+func untilOneSignal(parent context.Context) (ctx context.Context, stop func()) {
+	ctx, stop = untilSignal(parent)
+	context.AfterFunc(ctx, stop)
+	return ctx, stop
+}
+
 // signalOf is the signal that ended ctx, 0 for none.
 func signalOf(ctx context.Context) unix.Signal {
 	var e *interruptError
@@ -184,4 +192,12 @@ func interrupted(ctx context.Context, err error) error {
 		return &exitError{code: 128 + int(s), err: errors.New("interrupted")}
 	}
 	return err
+}
+
+// orInterrupted is interrupted for what went wrong; it leaves success alone.
+func orInterrupted(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
+	return interrupted(ctx, err)
 }

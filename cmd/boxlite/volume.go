@@ -67,7 +67,7 @@ made up. One that is there already is left as it is.`,
 }
 
 func listVolumesCommand(g *globalOptions) *cobra.Command {
-	var quiet, whole bool
+	var quiet bool
 	var f format
 	var filters []string
 	c := &cobra.Command{
@@ -75,8 +75,7 @@ func listVolumesCommand(g *globalOptions) *cobra.Command {
 		Aliases: []string{"list"},
 		Short:   "List volumes",
 		Long: `Lists volumes by name, with the boxes that name them, whether those run or not.
-Names that were made up are shortened; -q and --no-trunc give them whole. The
-fields of a template are those of boxlite volume inspect.
+The fields of a template are those of boxlite volume inspect.
 
 A --filter is name=TEXT (part of it), dangling=true|false (named by no box), or
 label=NAME[=VALUE]; a volume has to pass all of them.`,
@@ -107,18 +106,13 @@ label=NAME[=VALUE]; a volume has to pass all of them.`,
 					return nil
 				}
 				return list(&stdout, f, volumes, []string{"NAME", "CREATED", "BOXES"}, func(v runtime.VolumeInfo) []string {
-					name := v.Name
-					if v.Anonymous && !whole {
-						name = name[:min(len(name), shortID)]
-					}
-					return []string{name, age(v.CreatedAt), strings.Join(v.Boxes, ", ")}
+					return []string{v.Name, age(v.CreatedAt), strings.Join(v.Boxes, ", ")}
 				})
 			})
 		},
 	}
 	addFormat[runtime.VolumeInfo](c, &f, "", "{{.Name}} {{.Mountpoint}}")
 	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "names only")
-	c.Flags().BoolVar(&whole, "no-trunc", false, "whole names")
 	c.Flags().StringArrayVarP(&filters, "filter", "f", nil, "list only volumes with this: see above")
 	_ = c.RegisterFlagCompletionFunc("filter", completeVolumeFilter)
 	return c
