@@ -119,6 +119,7 @@ func TestSharedLocks(t *testing.T) {
 		// The first guest still has its lock; the other asks as often as it can.
 		refused := 0
 		for range 140 {
+			other.in = other.d.Alloc(4096) // the device may not have read the last one yet
 			other.later(opSetlkw, onode, lockBody(ofh, 1, 0, 9, unix.F_WRLCK, 0))
 		}
 		require.True(t, virtiotest.Poll(func() bool {
